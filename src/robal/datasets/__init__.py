@@ -1,0 +1,26 @@
+"""Data sets, read from the files their publishers give out, or from images of somebody's own."""
+
+from robal.datasets.arrays import from_arrays
+from robal.datasets.catalogue import File, Known, catalogue, find_known, known_name
+from robal.datasets.dataset import Dataset, resized
+from robal.datasets.fetch import fetch
+from robal.datasets.files import load_folder, load_npz
+from robal.datasets.loading import load
+from robal.datasets.places import data_folder, present
+
+__all__ = [
+    "Dataset",
+    "File",
+    "Known",
+    "catalogue",
+    "data_folder",
+    "fetch",
+    "find_known",
+    "from_arrays",
+    "known_name",
+    "load",
+    "load_folder",
+    "load_npz",
+    "present",
+    "resized",
+]
