@@ -1,0 +1,47 @@
+"""Networks: each a frozen dataclass that builds a module from [0, 1] images to logits, by shape, classes and seed."""
+
+from robal.networks.building import Architecture
+from robal.networks.custom import Custom
+from robal.networks.features import embedding_layer, forward_with_embeddings
+from robal.networks.layout import channels_last
+from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
+from robal.networks.logits import check_logits
+from robal.networks.modes import dropout_layers, frozen, mc_dropout
+from robal.networks.normalise import Normalise
+from robal.networks.resnet import PreActResNet18, ResNet18
+from robal.networks.vgg import VGG8, VGG8DFAL, VGG16
+
+__all__ = [
+    "ALIASES",
+    "VGG8",
+    "VGG8DFAL",
+    "VGG16",
+    "Architecture",
+    "Custom",
+    "LeNet5",
+    "LeNet5DFAL",
+    "LeNet5DRE",
+    "Normalise",
+    "PreActResNet18",
+    "ResNet18",
+    "channels_last",
+    "check_logits",
+    "dropout_layers",
+    "embedding_layer",
+    "forward_with_embeddings",
+    "frozen",
+    "mc_dropout",
+]
+
+ALIASES: dict[str, str] = {
+    "lenet": "LeNet5",
+    "lenet5": "LeNet5",
+    "lenet5_dre": "LeNet5DRE",
+    "lenet5_dfal": "LeNet5DFAL",
+    "vgg8": "VGG8",
+    "vgg8_dfal": "VGG8DFAL",
+    "vgg16": "VGG16",
+    "resnet18": "ResNet18",
+    "preact_resnet18": "PreActResNet18",
+    "custom": "Custom",
+}
