@@ -1,0 +1,307 @@
+"""What a run works on: the pool, its hidden labels, the validation and the test images; and how they were split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from robal.datasets import Dataset, from_arrays, load_folder
+from robal.errors import InputError
+from robal.images import Images, InMemory
+from robal.pool import UNLABELLED, check_labels
+from robal.seeds import generator
+
+HeldOut = Literal["train", "test"]
+_HELD_OUT_IMAGES = 5_000
+_TILE = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images apart from the pool.
+
+    Args:
+        images: M images.
+        labels: [M] int64, every one a class.
+    """
+
+    images: Images
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != (len(self.images),):
+            raise InputError(
+                f"{len(self.images)} images apart from the pool came with {list(self.labels.shape)} labels"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The pool and what stands apart from it.
+
+    Args:
+        images: the N images of the pool.
+        hidden: [N] int64, -1 where unknown; for the simulated oracle and simulation metrics, nothing else. None where
+            no label is known.
+        validation: free validation images where a protocol has them, else None.
+        test: the test images, looked at in evaluations alone; None where there are no labels to test against.
+        classes: the K names; empty where nobody has named any yet.
+        name: of the data set.
+        about: a sentence that says how the split was made.
+    """
+
+    images: Images
+    hidden: Tensor | None
+    validation: Split | None
+    test: Split | None
+    classes: tuple[str, ...]
+    name: str
+    about: str
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None:
+            if self.hidden.shape != (len(self.images),) or self.hidden.dtype != torch.int64:
+                raise InputError(
+                    f"a pool of {len(self.images)} images came with {list(self.hidden.shape)} hidden labels"
+                )
+            check_labels(self.hidden, len(self.classes), UNLABELLED, "hidden labels")
+        for split, what in ((self.validation, "validation"), (self.test, "test")):
+            if split is None:
+                continue
+            check_labels(split.labels, len(self.classes), 0, f"{what} labels")
+            if split.images.shape != self.images.shape:
+                raise InputError(f"{what} images are {split.images.shape}, those of the pool {self.images.shape}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        labels: Any = None,
+        *,
+        test_images: Any = None,
+        test_labels: Any = None,
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        held_out: HeldOut = "train",
+        held_out_images: int = _HELD_OUT_IMAGES,
+        resize: int | None = None,
+    ) -> Data:
+        """Data from numpy or torch arrays.
+
+        Args:
+            images: [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3; uint8, or floats in [0, 1].
+            labels: [N] whole numbers or strings; -1 or "" where unknown. None: no label is known.
+            test_images, test_labels: likewise, every label known; None: a share of the labelled images is set apart.
+            classes: the names in the order of the labels; else those that occur.
+            seed, held_out, held_out_images: as for `from_dataset`.
+            resize: height and width to resize to, in pixels.
+
+        Raises:
+            InputError: naming the first thing that cannot be right.
+        """
+        dataset = from_arrays(images, labels, test_images=test_images, test_labels=test_labels, classes=classes)
+        dataset = dataset if resize is None else dataset.resized(resize)
+        return cls.from_dataset(dataset, seed=seed, held_out=held_out, held_out_images=held_out_images)
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: Path | str,
+        *,
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        held_out: HeldOut = "train",
+        held_out_images: int = _HELD_OUT_IMAGES,
+        resize: int | None = None,
+    ) -> Data:
+        """Data from a folder of images: class/name.png, or train/class/... and test/class/..., or images alone.
+
+        Args:
+            path: the folder.
+            classes: the names in the order of the labels; else the folders' names in natural order.
+            seed, held_out, held_out_images: as for `from_dataset`.
+            resize: height and width to resize to, in pixels; needed where sizes differ.
+
+        Raises:
+            DataError: naming the file and what to do.
+            InputError: if there is only one class.
+        """
+        dataset = load_folder(path, resize=resize, classes=classes)
+        return cls.from_dataset(dataset, seed=seed, held_out=held_out, held_out_images=held_out_images)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset,
+        *,
+        seed: int = 0,
+        held_out: HeldOut = "train",
+        held_out_images: int = _HELD_OUT_IMAGES,
+        train_images: int | None = None,
+        test_images: int | None = None,
+    ) -> Data:
+        """Data from a data set, split by the rules below; `about` says which one was applied.
+
+        With a test split, "train" takes the last `held_out_images` training images (at most a tenth of them) for
+        validation, out of the pool, and leaves the test split whole; "test" takes the first `held_out_images` test
+        images (at most half of them) for validation, as DRE does, and the rest for the test. Where such a run of
+        images lacks a class, because the files are sorted by class, a share drawn from every class takes its place.
+        Without a test split, the labelled images are drawn class by class: 70 % pool, 10 % validation, 20 % test.
+        Images without a label go to the pool.
+
+        Args:
+            dataset: the data set.
+            seed: of the draw, where there is one.
+            held_out: "train" or "test", where validation images come from.
+            held_out_images: how many; 0 for none.
+            train_images, test_images: take only the first so many, before splitting (DRE's SVHN: 50,000 and 10,000).
+
+        Raises:
+            InputError: if a number or `held_out` cannot be right.
+        """
+        if held_out not in ("train", "test"):
+            raise InputError(f"held_out is 'train' or 'test', where validation images come from; not {held_out!r}")
+        if held_out_images < 0 or any(count is not None and count < 1 for count in (train_images, test_images)):
+            raise InputError("held_out_images must be 0 or more, train_images and test_images at least 1")
+        train, cut = _first(dataset.images, dataset.labels, train_images, seed, "training")
+        if dataset.test_images is None or dataset.test_labels is None:
+            pool, validation, test, about = _drawn(train, seed)
+        else:
+            tests, test_cut = _first(dataset.test_images, dataset.test_labels, test_images, seed, "test")
+            apart = _from_test if held_out == "test" else _from_train
+            pool, validation, test, about = apart(train, tests, held_out_images, seed)
+            cut += test_cut
+        return cls(
+            InMemory(pool.images),
+            pool.labels if bool((pool.labels >= 0).any()) else None,
+            validation.split(),
+            test.split(),
+            dataset.classes,
+            dataset.name,
+            f"{dataset.name}: {cut}{about}.",
+        )
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of all class names, shapes, labels and pixels."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        parts = [(self.images, self.hidden)]
+        parts += [(split.images, split.labels) for split in (self.validation, self.test) if split is not None]
+        digest.update(repr([self.validation is None, self.test is None]).encode())
+        for images, labels in parts:
+            digest.update(repr((len(images), images.shape, labels is None)).encode())
+            digest.update(b"" if labels is None else _bytes(labels))
+            for start in range(0, len(images), _TILE):
+                tile = images.at_rest(torch.arange(start, min(start + _TILE, len(images))))
+                digest.update(str(tile.dtype).encode() + _bytes(tile))
+        return digest.hexdigest()[:16]
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().cpu().contiguous().numpy().tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Images and labels that belong together, on the way to a split."""
+
+    images: Tensor
+    labels: Tensor
+
+    def take(self, positions: Tensor) -> _Part:
+        """Those at `positions`; a view, not a copy, where the positions follow each other."""
+        if len(positions) and bool((positions.diff() == 1).all()):
+            run = slice(int(positions[0]), int(positions[-1]) + 1)
+            return _Part(self.images[run], self.labels[run])
+        return _Part(self.images[positions], self.labels[positions])
+
+    def without(self, positions: Tensor) -> _Part:
+        rest = torch.ones(len(self.labels), dtype=torch.bool)
+        rest[positions] = False
+        return self.take(rest.nonzero().flatten())
+
+    def split(self) -> Split | None:
+        return Split(InMemory(self.images), self.labels) if len(self.labels) else None
+
+
+_Parts = tuple[_Part, _Part, _Part, str]  # pool, validation, test, and how they came about
+
+
+def _first(images: Tensor, labels: Tensor, count: int | None, seed: int, what: str) -> tuple[_Part, str]:
+    part = _Part(images, labels)
+    if count is None or count >= len(labels):
+        return part, ""
+    chosen, how = _run(labels, count, "first", seed, what)
+    return part.take(chosen), f"of the {what} images {how} are used; "
+
+
+def _from_train(train: _Part, tests: _Part, count: int, seed: int) -> _Parts:
+    known = (train.labels >= 0).nonzero().flatten()
+    chosen, how = _run(train.labels[known], min(count, len(known) // 10), "last", seed, "validation")
+    pool, validation = train.without(known[chosen]), train.take(known[chosen])
+    about = f"of the training images {how} are validation and the other {len(pool.labels):,} are the pool; "
+    return pool, validation, tests, about + f"the {len(tests.labels):,} test images are whole"
+
+
+def _from_test(train: _Part, tests: _Part, count: int, seed: int) -> _Parts:
+    chosen, how = _run(tests.labels, min(count, len(tests.labels) // 2), "first", seed, "validation")
+    validation, rest = tests.take(chosen), tests.without(chosen)
+    about = f"of the test images {how} are validation and the other {len(rest.labels):,} are the test; "
+    return train, validation, rest, about + f"all {len(train.labels):,} training images are the pool"
+
+
+def _drawn(train: _Part, seed: int) -> _Parts:
+    parts: dict[str, list[Tensor]] = {"pool": [(train.labels < 0).nonzero().flatten()], "validation": [], "test": []}
+    for label in train.labels[train.labels >= 0].unique().tolist():
+        members = _shuffled((train.labels == label).nonzero().flatten(), seed, "class", label)
+        validation, test = int(0.1 * len(members) + 0.5), int(0.2 * len(members) + 0.5)
+        parts["validation"].append(members[:validation])
+        parts["test"].append(members[validation : validation + test])
+        parts["pool"].append(members[validation + test :])
+    unlabelled = len(parts["pool"][0])
+    if unlabelled == len(train.labels):
+        none = train.take(torch.tensor([], dtype=torch.int64))
+        return train, none, none, f"no label is known, all {unlabelled:,} images are the pool"
+    joined = {name: _shuffled(torch.cat(pieces), seed, name) for name, pieces in parts.items()}
+    pool, validation_part, test_part = (train.take(positions) for positions in joined.values())
+    sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in joined.items())
+    about = f"drawn class by class with seed {seed}, there being no test split: {sizes}"
+    about += f"; {unlabelled:,} of the pool carry no label" if unlabelled else ""
+    return pool, validation_part, test_part, about
+
+
+def _run(labels: Tensor, count: int, which: str, seed: int, what: str) -> tuple[Tensor, str]:
+    """The first or the last `count` positions; drawn from every class where such a run lacks one; and how to say it."""
+    start = 0 if which == "first" else len(labels) - count
+    run = torch.arange(start, start + count)
+    if count == 0:
+        return run, "none"
+    if len(labels[run].unique()) == len(labels.unique()):
+        return run, f"the {which} {count:,}"
+    return _share(labels, count, seed, what), f"{count:,} drawn class by class with seed {seed}"
+
+
+def _share(labels: Tensor, count: int, seed: int, what: str) -> Tensor:
+    """`count` positions, ascending, of every class in proportion (largest remainders first)."""
+    values, sizes = labels.unique(return_counts=True)
+    quotas = sizes.double() * count / len(labels)
+    shares = quotas.floor().to(torch.int64)
+    largest = (quotas - shares).argsort(descending=True, stable=True)[: count - int(shares.sum())]
+    shares[largest] += 1
+    chosen = [
+        _shuffled((labels == value).nonzero().flatten(), seed, what, value)[:share]
+        for value, share in zip(values.tolist(), shares.tolist(), strict=True)
+    ]
+    return torch.cat(chosen).sort().values
+
+
+def _shuffled(positions: Tensor, seed: int, *name: str | int) -> Tensor:
+    return positions[torch.randperm(len(positions), generator=generator(seed, "data", *name))]

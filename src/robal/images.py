@@ -1,0 +1,95 @@
+"""Where the pixels live. Everything else asks for a batch and gets float32 in [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from robal.errors import InputError
+
+
+@runtime_checkable
+class Images(Protocol):
+    """N images of one shape, wherever they live."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        ...
+
+    def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """float32 [B, C, H, W] in [0, 1] of the images at `indices`, [B] int64."""
+        ...
+
+    def at_rest(self, indices: Tensor) -> Tensor:
+        """[B, C, H, W] as they are kept: uint8, or float32 in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Images in one tensor: uint8 [N, C, H, W] at rest, or float32 in [0, 1] where uint8 would destroy them.
+
+    >>> InMemory(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).batch(torch.tensor([0]))
+    tensor([[[[0., 1.]]]])
+    """
+
+    pixels: Tensor
+
+    def __post_init__(self) -> None:
+        check_pixels(self.pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        return unit(self.at_rest(indices).to(device))
+
+    def at_rest(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices.to(self.pixels.device)]
+
+
+def unit(pixels: Tensor) -> Tensor:
+    """float32 in [0, 1] of pixels at rest (uint8 or float32).
+
+    >>> unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
+    """
+    return pixels.to(torch.float32).div_(255.0) if pixels.dtype == torch.uint8 else pixels
+
+
+def check_pixels(pixels: Tensor, what: str = "images") -> None:
+    """Refuse pixels that are not uint8, or float32 in [0, 1], of shape [N, C, H, W]; never clamp in silence.
+
+    Raises:
+        InputError: naming the first thing that is wrong.
+    """
+    if pixels.ndim != 4:
+        raise InputError(f"{what} must have shape [N, C, H, W]; these have shape {list(pixels.shape)}")
+    if pixels.dtype == torch.uint8:
+        return
+    if pixels.dtype != torch.float32:
+        raise InputError(f"{what} must be uint8, or float32 in [0, 1]; these are {str(pixels.dtype).split('.')[-1]}")
+    for start in range(0, len(pixels), 4096):
+        part = pixels[start : start + 4096]
+        if part.numel() == 0:
+            continue
+        low, high = part.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            first = start + int((~torch.isfinite(part.flatten(1))).any(1).nonzero()[0])
+            raise InputError(f"{what} contain NaN or infinity, first in image {first}; remove or repair that image")
+        if low < 0 or high > 1:
+            raise InputError(
+                f"float {what} must lie in [0, 1]; these reach from {low.item():.4g} to {high.item():.4g}. "
+                "Undo any normalisation (it belongs into the model, as its first layer), or divide by 255"
+            )

@@ -1,0 +1,158 @@
+"""What is known about the labels: the pool, and the examples that are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from robal.errors import InputError
+from robal.images import Images, unit
+
+UNLABELLED: Final = -1
+SKIPPED: Final = -2
+NONE_OF_THESE: Final = -3
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """N images and the labels revealed so far. A value: `reveal` returns a new pool.
+
+    Args:
+        images: the pixels.
+        labels: [N] int64: a class in [0, C), UNLABELLED (-1), SKIPPED (-2) or NONE_OF_THESE (-3).
+        classes: the C names.
+    """
+
+    images: Images
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
+            raise InputError(
+                f"a pool of {len(self.images)} images needs int64 labels of shape [{len(self.images)}]; "
+                f"these are {str(self.labels.dtype).split('.')[-1]} {list(self.labels.shape)}"
+            )
+        check_labels(self.labels, len(self.classes), lowest=NONE_OF_THESE)
+
+    @classmethod
+    def unlabelled(cls, images: Images, classes: Sequence[str]) -> Pool:
+        """A pool of which no label is known."""
+        return cls(images, torch.full((len(images),), UNLABELLED, dtype=torch.int64), tuple(classes))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labelled(self) -> Tensor:
+        """Positions that carry a class, ascending, int64."""
+        return (self.labels >= 0).nonzero().flatten()
+
+    @property
+    def candidates(self) -> Tensor:
+        """Positions that were never asked about, ascending, int64."""
+        return (self.labels == UNLABELLED).nonzero().flatten()
+
+    def reveal(self, indices: Tensor, labels: Tensor) -> Pool:
+        """A new pool that knows `labels` at `indices`; refuses to relabel.
+
+        Raises:
+            InputError: if an index is out of range, doubled or already answered, or a label is not legal.
+        """
+        self._check_indices(indices, labels)
+        if (self.labels[indices] != UNLABELLED).any():
+            known = int(indices[self.labels[indices] != UNLABELLED][0])
+            raise InputError(f"image {known} is already labelled; `relabel` is the recorded way to change a label")
+        return self.relabel(indices, labels)
+
+    def relabel(self, indices: Tensor, labels: Tensor) -> Pool:
+        """A new pool with `labels` at `indices`, whatever stood there: the recorded exception to `reveal`."""
+        self._check_indices(indices, labels)
+        updated = self.labels.clone()
+        updated[indices] = labels
+        return replace(self, labels=updated)
+
+    def _check_indices(self, indices: Tensor, labels: Tensor) -> None:
+        if indices.shape != labels.shape or indices.ndim != 1:
+            raise InputError(f"{list(indices.shape)} indices came with {list(labels.shape)} labels")
+        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(self)):
+            raise InputError(f"an index lies outside the pool of {len(self)} images")
+        if len(indices.unique()) != len(indices):
+            raise InputError("an index is there twice")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What is trained on.
+
+    Args:
+        images: [E, C, H, W] uint8, or float32 in [0, 1] where uint8 would destroy them (adversarial twins).
+        labels: [E] int64.
+        origin: [E] int64, the position in the pool; -1 for images from elsewhere.
+        kind: [E] uint8, a position in `KINDS`.
+        weight: [E] float32, the weight in the loss.
+    """
+
+    images: Tensor
+    labels: Tensor
+    origin: Tensor
+    kind: Tensor
+    weight: Tensor
+
+    KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted")
+
+    def __post_init__(self) -> None:
+        lengths = {len(part) for part in (self.images, self.labels, self.origin, self.kind, self.weight)}
+        if len(lengths) != 1:
+            raise InputError(f"the parts of examples differ in length: {sorted(lengths)}")
+
+    @classmethod
+    def of(cls, images: Tensor, labels: Tensor, origin: Tensor | None = None, kind: str = "bought") -> Examples:
+        """Examples of one kind, each of weight 1; `origin` is -1 where it is not given."""
+        if kind not in cls.KINDS:
+            raise InputError(f"examples are one of {', '.join(cls.KINDS)}; not {kind!r}")
+        count = len(labels)
+        return cls(
+            images,
+            labels,
+            torch.full((count,), -1, dtype=torch.int64) if origin is None else origin,
+            torch.full((count,), cls.KINDS.index(kind), dtype=torch.uint8),
+            torch.ones(count),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Examples]) -> Examples:
+        """All parts one after the other; float32 as soon as one of them is. Empty parts are left out."""
+        parts = [part for part in parts if len(part)] or list(parts[:1])
+        images = [part.images for part in parts]
+        if len({piece.dtype for piece in images}) > 1:
+            images = [unit(piece) for piece in images]
+        return cls(
+            torch.cat(images),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.origin for part in parts]),
+            torch.cat([part.kind for part in parts]),
+            torch.cat([part.weight for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def check_labels(labels: Tensor, classes: int, lowest: int = 0, what: str = "labels") -> None:
+    """Refuse labels outside [lowest, classes).
+
+    Raises:
+        InputError: naming the first one and its position.
+    """
+    wrong = ((labels < lowest) | (labels >= classes)).nonzero().flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise InputError(
+            f"{what} must lie in [{lowest}, {classes}); {len(wrong)} do not, the first is {int(labels[first])} "
+            f"at position {first}"
+        )
