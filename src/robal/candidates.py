@@ -1,0 +1,95 @@
+"""The unlabelled images as the current model sees them: lazy, cached, one forward pass however many parts look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robal.engines import Engine, Local, TileFunction
+from robal.errors import InputError
+from robal.networks import check_logits, embedding_layer, forward_with_embeddings
+from robal.pool import Pool
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Logits and embeddings of a tile."""
+
+    features: str | None = None
+
+    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        try:
+            embedding_layer(model, self.features)
+        except InputError:
+            if self.features is not None:
+                raise
+            return {"logits": model(batch)}
+        logits, embeddings = forward_with_embeddings(model, batch, self.features)
+        return {"logits": logits, "embeddings": embeddings}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What an acquisition function may look at.
+
+    Args:
+        model: the current model, or None before there is one (then only `Random` can choose).
+        pool: images and the labels known so far.
+        indices: [M] int64, ascending: positions in `pool.images` to choose from.
+        engine: maps functions over the images.
+        teacher: a standard model beside the robust one, where training has one.
+        snapshots: saved states of the training, oldest first.
+        history: the metrics of earlier rounds; acquisition functions may read its validation figures, never test.
+        features: the submodule whose input is the embedding; None: the network's own, or its last nn.Linear.
+    """
+
+    model: nn.Module
+    pool: Pool
+    indices: Tensor
+    engine: Engine = field(default_factory=Local)
+    teacher: nn.Module | None = None
+    snapshots: tuple[Mapping[str, Tensor], ...] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    features: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def _forward(self) -> dict[str, Tensor]:
+        rows = self.map(Forward(self.features))
+        check_logits(rows["logits"], len(self.pool.classes))
+        return rows
+
+    @property
+    def logits(self) -> Tensor:
+        """[M, C] float32."""
+        return self._forward["logits"]
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """[M, C] float32, rows sum to 1."""
+        return self.logits.softmax(1)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """[M, d] float32: the input of the model's last nn.Linear, or of what `features` names."""
+        if "embeddings" not in self._forward:
+            embedding_layer(self.model, self.features)  # raises, and says what to do
+        return self._forward["embeddings"]
+
+    def map(self, function: TileFunction, seed: int = 0) -> dict[str, Tensor]:
+        """`function(model, batch, generator) -> {name: [B, ...]}` over all candidates: {name: [M, ...]}."""
+        return self.engine.map(function, self.model, self.pool.images, self.indices, seed)
+
+    def only(self, positions: Tensor) -> Candidates:
+        """The candidates at `positions` (in [0, M)), with what was already computed for them."""
+        fewer = replace(self, indices=self.indices[positions])
+        if "_forward" in self.__dict__:
+            fewer.__dict__["_forward"] = {name: rows[positions] for name, rows in self._forward.items()}
+        return fewer

@@ -1,0 +1,85 @@
+"""Map a function over the images of a pool, tile by tile: the one seam through which work is spread out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from robal.errors import ContractError, InputError
+from robal.networks import frozen
+from robal.progress import track
+from robal.seeds import generator
+
+TileFunction: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]
+
+
+class _Batches(Protocol):
+    def __len__(self) -> int: ...
+    def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor: ...
+
+
+class Engine(Protocol):
+    """Whatever maps a function over images; every engine gives the same result."""
+
+    def map(
+        self, function: TileFunction, model: nn.Module, images: _Batches, indices: Tensor, seed: int
+    ) -> dict[str, Tensor]:
+        """Row i of every result belongs to `indices[i]`; results lie on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """One process. Tiles have a fixed size, the last one padded, so results do not depend on how the work is cut.
+
+    Args:
+        tile: images a call of the function sees; memory is bounded by it.
+    """
+
+    tile: int = 256
+
+    def __post_init__(self) -> None:
+        if self.tile < 1:
+            raise InputError(f"a tile holds at least one image; {self.tile} came")
+
+    def map(
+        self, function: TileFunction, model: nn.Module, images: _Batches, indices: Tensor, seed: int
+    ) -> dict[str, Tensor]:
+        """Call `function(model, batch, generator)` on tiles of `images[indices]`; model in eval mode, no gradients on.
+
+        Args:
+            function: returns {name: [B, ...]}; module-level or a frozen dataclass. May switch gradients on for itself.
+            model: afterwards in the mode it was in.
+            images: what has `batch(indices, device)`.
+            indices: [M] int64 positions in `images`.
+            seed: tile t draws from the stream (seed, "tile", t).
+
+        Returns:
+            {name: [M, ...]} on the CPU.
+        """
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        results: dict[str, Tensor] = {}
+        with frozen(model), torch.no_grad():
+            starts = range(0, max(len(indices), 1), self.tile)
+            for number, start in enumerate(track(starts, "looking at the pool")):
+                part = indices[start : start + self.tile]
+                if len(part) == 0:
+                    # An empty pool still has to give rows of the right shape: ask about nothing.
+                    rows = function(model, images.batch(part, device), generator(seed, "tile", 0))
+                    return {name: values.cpu() for name, values in rows.items()}
+                padding = part[-1:].expand(self.tile - len(part))
+                batch = images.batch(torch.cat([part, padding]), device)
+                rows = function(model, batch, generator(seed, "tile", number))
+                for name, values in rows.items():
+                    if len(values) != self.tile:
+                        raise ContractError(
+                            f"a function over images returned {len(values)} rows of {name!r} for a tile of {self.tile}"
+                        )
+                    if name not in results:
+                        results[name] = torch.empty((len(indices), *values.shape[1:]), dtype=values.dtype)
+                    results[name][start : start + len(part)] = values[: len(part)].cpu()
+        return results
