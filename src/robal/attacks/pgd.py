@@ -1,0 +1,81 @@
+"""Projected gradient descent on the cross-entropy, the attack that adversarial training crafts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robal.attacks.ascent import ascend
+from robal.errors import InputError
+from robal.threats import Linf, Threat
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Climb the cross-entropy for `steps` steps inside the threat; of several restarts keep each image's worst.
+
+    The worst is a point that is misclassified, and among those, or where there is none, the one of highest loss.
+
+    Args:
+        steps: gradient steps of each restart.
+        step_size: in units of the threat's norm; None: 2.5 · eps / steps (Madry et al.'s rule of thumb).
+        random_start: begin at a random point of the ball; else at the image.
+        restarts: how often; more restarts never raise robust accuracy.
+        threat: None: the plan's; alone, Linf(8/255).
+
+    Source: Madry et al., ICLR 2018, arXiv 1706.06083. DRE trains with 40 steps of 0.01
+    at Linf 0.3 and evaluates with 50.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    random_start: bool = True
+    restarts: int = 1
+    threat: Threat | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise InputError(f"PGD needs steps >= 1 and restarts >= 1; {self.steps} and {self.restarts} came")
+        if self.step_size is not None and self.step_size <= 0:
+            raise InputError(f"PGD's step_size must be positive; {self.step_size} came")
+        if self.restarts > 1 and not self.random_start:
+            raise InputError("PGD's restarts differ only by their random start: set random_start, or restarts to 1")
+
+    @property
+    def label(self) -> str:
+        """What its result is called in metrics and reports."""
+        return f"PGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    @property
+    def passes(self) -> int:
+        """Gradient evaluations an image costs."""
+        return self.steps * self.restarts
+
+    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        threat = self.threat or Linf()
+        step_size = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
+
+        def loss(moved: Tensor) -> Tensor:
+            return F.cross_entropy(model(moved), labels, reduction="none")
+
+        worst, score = inputs, None
+        for _ in range(self.restarts):
+            moved = ascend(
+                loss,
+                inputs,
+                threat,
+                steps=self.steps,
+                step_size=step_size,
+                generator=generator if self.random_start else None,
+            )
+            if self.restarts == 1:
+                return moved
+            logits = model(moved)
+            reached = F.cross_entropy(logits, labels, reduction="none") + 1e9 * (logits.argmax(1) != labels)
+            better = torch.ones_like(reached, dtype=torch.bool) if score is None else reached > score
+            worst = torch.where(better.view(-1, 1, 1, 1), moved, worst)
+            score = reached if score is None else torch.maximum(score, reached)
+        return worst.detach()
