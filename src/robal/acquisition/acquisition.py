@@ -1,0 +1,135 @@
+"""The two kinds of acquisition function, and the gate through which every one of them is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robal.candidates import Candidates
+from robal.engines import Engine, Local
+from robal.errors import ContractError, InputError, PoolExhausted
+from robal.images import Images, InMemory
+from robal.networks import frozen
+from robal.pool import Pool
+from robal.seeds import generator as generator_of
+
+
+@runtime_checkable
+class Score(Protocol):
+    """One number an image, whatever else is chosen: higher = label me first. A plain function will do."""
+
+    def __call__(self, candidates: Candidates, generator: torch.Generator) -> Tensor:
+        """[M], finite."""
+        ...
+
+
+@runtime_checkable
+class Acquisition(Protocol):
+    """A joint choice of n images."""
+
+    def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
+        """[n] distinct pool indices, int64, in order of choice."""
+        ...
+
+
+def select(
+    acquisition: Acquisition | Score,
+    model: nn.Module,
+    pool: Pool | Images | Tensor | np.ndarray[Any, Any],
+    n: int,
+    seed: int = 0,
+    *,
+    engine: Engine | None = None,
+    teacher: nn.Module | None = None,
+    features: str | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> Tensor:
+    """Choose n images of a pool to label next.
+
+    Args:
+        acquisition: an acquisition function or a score, for example `DRE()`.
+        model: returns logits [B, C] for float32 images in [0, 1]; unchanged afterwards.
+        pool: a `Pool` (labelled images are left out), or just images: uint8 or float32 in [0, 1], [N, C, H, W].
+        n: how many.
+        seed: equal seeds give equal choices.
+        engine: where the pool is looked at; None: here.
+        teacher: a standard model beside the robust one.
+        features: see `Candidates`.
+        history: see `Candidates`.
+
+    Returns:
+        [n] int64, distinct, positions in the pool, in order of choice.
+
+    Raises:
+        InputError: for n < 1, pixels out of range, or a model that returns probabilities.
+        PoolExhausted: for n beyond what is left.
+
+    >>> from robal.acquisition import MaxEntropy
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    >>> _ = model[1].weight.data.copy_(torch.eye(2))
+    >>> select(MaxEntropy(), model, torch.tensor([[[[0.0, 1.0]]], [[[0.5, 0.5]]], [[[0.2, 0.5]]]]), n=2)
+    tensor([1, 2])
+    """
+    if isinstance(pool, np.ndarray):
+        pool = torch.from_numpy(pool)
+    if not isinstance(pool, Pool):
+        images = InMemory(pool) if isinstance(pool, Tensor) else pool
+        if len(images) == 0:
+            raise PoolExhausted("the pool holds no image")
+        with frozen(model), torch.no_grad():
+            device = next((part.device for part in model.parameters()), torch.device("cpu"))
+            classes = model(images.batch(torch.tensor([0]), device)).shape[-1]
+        pool = Pool.unlabelled(images, [str(number) for number in range(classes)])
+    candidates = Candidates(
+        model, pool, pool.candidates, engine or Local(), teacher=teacher, features=features, history=history
+    )
+    return choose(acquisition, candidates, n, generator_of(seed, "select"))
+
+
+def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
+    """The gate: call an acquisition function, or take the top n of a score, and check what comes back.
+
+    Returns:
+        [n] int64 distinct members of `candidates.indices`, in order of choice; of equal scores, the lower index first.
+
+    Raises:
+        InputError, PoolExhausted: as `select`.
+        ContractError: for a choice that is not n distinct candidates, or a score that is not [M] and finite.
+    """
+    if n < 1:
+        raise InputError(f"at least one image has to be asked for; n = {n} came")
+    if n > len(candidates):
+        raise PoolExhausted(f"{n} images were asked for and {len(candidates)} unlabelled ones are left in the pool")
+    name = getattr(acquisition, "__name__", type(acquisition).__name__)
+    if isinstance(acquisition, type):
+        raise InputError(f"{name} is a class; build it first: {name}()")
+    with torch.no_grad():
+        if is_score(acquisition):
+            scores = acquisition(candidates, generator)  # type: ignore[call-arg]
+            if scores.shape != (len(candidates),) or not bool(torch.isfinite(scores).all()):
+                raise ContractError(
+                    f"{name} must give one finite score for each of {len(candidates)} candidates; "
+                    f"it gave shape {list(scores.shape)}, {int((~torch.isfinite(scores)).sum())} not finite"
+                )
+            return candidates.indices[torch.argsort(scores, descending=True, stable=True)[:n]]
+        chosen = acquisition(candidates, n, generator)  # type: ignore[call-arg, arg-type]
+    legal = torch.isin(chosen, candidates.indices)
+    if chosen.shape != (n,) or chosen.dtype != torch.int64 or len(chosen.unique()) != n or not bool(legal.all()):
+        raise ContractError(
+            f"{name} must return {n} distinct int64 positions of candidates; it returned shape {list(chosen.shape)}, "
+            f"{str(chosen.dtype).split('.')[-1]}, {len(chosen.unique())} distinct, {int(legal.sum())} candidates"
+        )
+    return chosen
+
+
+def is_score(acquisition: Acquisition | Score) -> bool:
+    """Whether it takes (candidates, generator) and scores, rather than (candidates, n, generator) and chooses."""
+    try:
+        return len(inspect.signature(acquisition).parameters) == 2
+    except TypeError:
+        raise InputError(f"{acquisition!r} is no acquisition function: it cannot be called") from None
