@@ -1,0 +1,120 @@
+"""What training leaves behind: tensors only, so that it can be saved without pickle and loaded anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robal.errors import RunFolderError
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model and what the next round's training may go on from.
+
+    Args:
+        model: in eval mode.
+        companion: what the objective learned beside the model, or None.
+        snapshots: states of the model during training, oldest first.
+        optimiser: the optimiser's state by name, empty where none was kept.
+        steps: optimiser steps taken so far, over all rounds.
+        epoch: the epoch (from 1) whose weights these are; 0 before any training.
+    """
+
+    model: nn.Module
+    companion: nn.Module | None = None
+    snapshots: tuple[Mapping[str, Tensor], ...] = ()
+    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    epoch: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write everything but the snapshots to one safetensors file, by temp file, fsync and rename."""
+        tensors = named("model", self.model.state_dict()) | named("optimiser", self.optimiser)
+        if self.companion is not None:
+            tensors |= named("companion", self.companion.state_dict())
+        save_tensors(path, tensors, {"steps": self.steps, "epoch": self.epoch})
+
+    @classmethod
+    def load(cls, path: Path, model: nn.Module, companion: nn.Module | None = None) -> Trained:
+        """Read what `save` wrote into `model` (and `companion`), which are changed.
+
+        Raises:
+            RunFolderError: if the file is not whole or belongs to another network.
+        """
+        tensors, numbers = load_tensors(path)
+        try:
+            model.load_state_dict(part(tensors, "model"))
+            if companion is not None:
+                companion.load_state_dict(part(tensors, "companion"))
+        except RuntimeError as error:
+            raise RunFolderError(f"{path} holds the weights of another network: {error}") from None
+        return cls(model.eval(), companion, (), part(tensors, "optimiser"), numbers["steps"], numbers["epoch"])
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as {"0.exp_avg": tensor, ...}; numbers become tensors."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{number}.{name}": torch.as_tensor(value).detach().clone()
+        for number, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimiser_tensors` took, in the memory layout of the parameters; learning rates stay."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        parameter = parameters[int(number)].detach()
+        same = value.shape == parameter.shape
+        state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if same else value.clone()
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with "prefix:" before each name."""
+    return {f"{prefix}:{name}": tensor for name, tensor in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What `named` put under `prefix`, by its own names."""
+    start = f"{prefix}:"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
+    """Write tensors and a few numbers to a safetensors file, whole or not at all."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    temporary = path.with_name(path.name + ".part")
+    try:
+        save_file(whole, temporary, metadata={"numbers": json.dumps(dict(numbers))})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            numbers = json.loads((file.metadata() or {}).get("numbers", "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    return tensors, numbers
