@@ -1,0 +1,101 @@
+"""A person with a spreadsheet: the run writes which images it asks about, the person fills in the labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robal.errors import AwaitingLabels, InputError, RunFolderError, did_you_mean
+from robal.pool import NONE_OF_THESE, SKIPPED, Pool
+
+_WORDS = {"skip": SKIPPED, "none": NONE_OF_THESE}
+
+
+@dataclass(frozen=True)
+class CSVFile:
+    """Reads labels from a CSV file with the columns `index` and `label`, and writes there what it does not know yet.
+
+    A label is a class name or, where no class is so called, its number; "skip" for an image that nobody can tell,
+    "none" for one that belongs to none of the classes.
+
+    Args:
+        path: the file; "": `labels.csv` in the run folder.
+
+    Raises:
+        AwaitingLabels: when labels are missing; the file then has a row for each of them, to be filled in.
+        InputError: for a label that is no class, or a file without the two columns, naming the line.
+    """
+
+    path: str = ""
+
+    def __call__(self, pool: Pool, indices: Tensor, seed: int) -> Tensor:
+        path = Path(self.path or "labels.csv")
+        rows = read_rows(path)
+        answers = {index: parse_label(text, pool.classes, f"{path}, image {index}") for index, text in rows if text}
+        missing = [index for index in indices.tolist() if index not in answers]
+        if missing:
+            listed = {index for index, _ in rows}
+            new = [(index, "") for index in missing if index not in listed]
+            if new:
+                write_rows(path, [*rows, *new])
+            raise AwaitingLabels(
+                f"{len(missing)} of {len(indices)} images wait for a label: fill in the column `label` of {path} "
+                f"({', '.join(pool.classes[:12])}{', …' if len(pool.classes) > 12 else ''}; or skip, none), "
+                "then `robal resume`"
+            )
+        return torch.tensor([answers[index] for index in indices.tolist()], dtype=torch.int64)
+
+
+def read_rows(path: Path) -> list[tuple[int, str]]:
+    """(index, label text) of each row; empty when the file is not there yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"index", "label"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{path} needs the columns index and label; it has {reader.fieldnames}")
+        rows = []
+        for row in reader:
+            try:
+                rows.append((int(row["index"]), (row["label"] or "").strip()))
+            except ValueError:
+                raise InputError(f"{path}, line {reader.line_num}: {row['index']!r} is no image index") from None
+    return rows
+
+
+def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
+    """Write the file whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "label"])
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"{path} could not be written: {error}") from error
+
+
+def parse_label(text: str, classes: tuple[str, ...], where: str) -> int:
+    """The class number that a person meant.
+
+    >>> parse_label("cat", ("dog", "cat"), "line 2")
+    1
+    >>> parse_label("skip", ("dog", "cat"), "line 2")
+    -2
+    """
+    if text in classes:
+        return classes.index(text)
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if text.isdigit() and int(text) < len(classes):
+        return int(text)
+    raise InputError(f"{where}: {text!r} is no class; {did_you_mean(text, [*classes, *_WORDS])}")
