@@ -1,0 +1,167 @@
+"""The run folder, the only truth about a run: what is in it is written whole or not at all, and nothing is pickled.
+
+plan.yaml          the whole plan                  environment.json   versions, hardware, the data's fingerprint
+state.sqlite       questions, and answers with who and when, saved before and after asking
+metrics.jsonl      one object a round              rounds/003/        query.csv, query.png, model.safetensors, …
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robal.errors import FolderInUse, RunFolderError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS questions (
+    round INTEGER, position INTEGER, image INTEGER, PRIMARY KEY (round, position));
+CREATE TABLE IF NOT EXISTS notes (round INTEGER PRIMARY KEY, note TEXT);
+CREATE TABLE IF NOT EXISTS answers (
+    round INTEGER, image INTEGER, label INTEGER, who TEXT, at TEXT, PRIMARY KEY (round, image));
+"""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds one run.
+
+    Args:
+        path: the folder; made by `locked` where it is not there.
+    """
+
+    path: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[RunFolder]:
+        """Nobody else runs here inside the block; the lock goes with the process, whatever ends it.
+
+        Raises:
+            FolderInUse: if another process runs here.
+            RunFolderError: if the folder cannot be made or written.
+        """
+        try:
+            (self.path / "rounds").mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be used as a run folder: {error}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUse(
+                    f"another process is running in {self.path}; wait for it, or choose another folder with --out"
+                ) from None
+            with self._database() as database:
+                database.executescript(_TABLES)
+            yield self
+
+    def round(self, number: int) -> Path:
+        """The folder of a round, made where it is not there."""
+        path = self.path / "rounds" / f"{number:03d}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save_question(self, number: int, indices: Tensor, note: Mapping[str, Any]) -> None:
+        """Remember what round `number` asks about, before anybody is asked."""
+        with self._database() as database:
+            rows = [(number, position, image) for position, image in enumerate(indices.tolist())]
+            database.executemany("INSERT INTO questions VALUES (?, ?, ?)", rows)
+            database.execute("INSERT INTO notes VALUES (?, ?)", (number, json.dumps(note)))
+
+    def question(self, number: int) -> tuple[Tensor, dict[str, Any]] | None:
+        """[n] int64 in order of choice and its note, or None where round `number` has not asked yet."""
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT image FROM questions WHERE round = ? ORDER BY position", (number,)
+            ).fetchall()
+            note = database.execute("SELECT note FROM notes WHERE round = ?", (number,)).fetchone()
+        if not rows:
+            return None
+        return torch.tensor([image for (image,) in rows], dtype=torch.int64), json.loads(note[0])
+
+    def save_answers(self, number: int, indices: Tensor, labels: Tensor, who: str) -> None:
+        """Remember answers; one that is there already is kept."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = [
+            (number, image, label, who, now) for image, label in zip(indices.tolist(), labels.tolist(), strict=True)
+        ]
+        with self._database() as database:
+            database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+
+    def answers(self, number: int, indices: Tensor) -> Tensor | None:
+        """[n] int64, the answers to `indices`, or None as long as one is missing."""
+        with self._database() as database:
+            known = dict(database.execute("SELECT image, label FROM answers WHERE round = ?", (number,)).fetchall())
+        if any(image not in known for image in indices.tolist()):
+            return None
+        return torch.tensor([known[image] for image in indices.tolist()], dtype=torch.int64)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of the finished rounds."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except json.JSONDecodeError as error:
+            raise RunFolderError(f"{path} is damaged ({error}); remove its last line, then `robal resume`") from None
+
+    def save_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write the metrics of all finished rounds; with this a round is finished."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write(self.path / "metrics.jsonl", text)
+
+    def save_query(self, number: int, indices: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
+        """Write `query.csv` of a round: the absolute indices in order of choice, and the labels."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["order", "index", "label", "class"])
+        for order, (index, label) in enumerate(zip(indices.tolist(), labels.tolist(), strict=True)):
+            writer.writerow([order, index, label, classes[label] if label >= 0 else ""])
+        write(self.round(number) / "query.csv", text.getvalue())
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        path = self.path / "state.sqlite"
+        try:
+            database = sqlite3.connect(path)
+            try:
+                with database:  # one transaction: all of it or nothing
+                    yield database
+            finally:
+                database.close()
+        except sqlite3.Error as error:
+            raise RunFolderError(
+                f"{path} could not be used: {error}. Free some space or mend the folder, then `robal resume`"
+            ) from error
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: temp file, fsync, rename.
+
+    Raises:
+        RunFolderError: when the disk is full, or the folder is not to be written; the old file stays.
+    """
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error

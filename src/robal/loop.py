@@ -1,0 +1,200 @@
+"""The heart: ask, label, train, measure, save; again until done. Killed at any moment and called again, it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robal.acquisition import Random, choose
+from robal.candidates import Candidates
+from robal.data import Data
+from robal.folder import RunFolder
+from robal.measure import Labelled, describe_query, measure, monitor_of
+from robal.networks import channels_last
+from robal.oracles import CSVFile, Hidden
+from robal.plan import Plan
+from robal.pool import Examples, Pool
+from robal.records import check_same_run, contact_sheet, write_records
+from robal.seeds import generator, stream
+from robal.training import Trained, fit
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a run stands. A value: a step returns a new one.
+
+    Args:
+        pool: what is known of the labels.
+        history: the metrics of the finished rounds; the round at work is `len(history)`.
+        question: [n] int64, what the round at work asks about, or None before it asks.
+        note: what was seen when the question was chosen (entropies, seconds).
+        answers: [n] int64, or None before they are all there.
+        validation: [V] int64, the bought images that went to validation.
+        kept: examples that acquisition functions made and keep (twins, pseudo-labels).
+    """
+
+    pool: Pool
+    history: tuple[dict[str, Any], ...] = ()
+    question: Tensor | None = None
+    note: dict[str, Any] | None = None
+    answers: Tensor | None = None
+    validation: Tensor = torch.empty(0, dtype=torch.int64)
+    kept: Examples | None = None
+
+    @property
+    def round(self) -> int:
+        """The number of the round at work."""
+        return len(self.history)
+
+
+def run(plan: Plan, data: Data, folder: Path | str) -> State:
+    """Carry out a plan in a run folder, or go on with what was begun there.
+
+    Args:
+        plan: the whole of what decides the result.
+        data: the images: `plan.data.load()`, or one's own by `Data.from_arrays` and the like.
+        folder: where everything is written; call again with the same three to resume.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        AwaitingLabels: when a person must answer; call again afterwards.
+        InputError: for a plan that the data cannot carry.
+        RunFolderError: for a folder of another plan or other data, one in use, or a disk that is full.
+    """
+    *_, state = steps(plan, data, folder)
+    return state
+
+
+def steps(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
+    """`run`, one saved step at a time: the state as found, then after each question, answer and training."""
+    plan.check(data)
+    with RunFolder(Path(folder)).locked() as place:
+        check_same_run(place, plan, data)
+        write_records(place, plan, data)
+        state, previous = load(plan, data, place)
+        yield state
+        while state.round <= plan.rounds:
+            state, previous = step(plan, data, state, previous, place)
+            yield state
+
+
+def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:
+    """Do and save the next thing: choose a question, get it answered, or train and measure."""
+    if state.question is None:
+        return ask(plan, state, previous, place), previous
+    if state.answers is None:
+        return answer(plan, data, state, place), previous
+    return learn(plan, data, state, previous, place)
+
+
+def ask(plan: Plan, state: State, previous: Trained, place: RunFolder) -> State:
+    """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
+    started, first = time.perf_counter(), state.round == 0
+    candidates = Candidates(previous.model, state.pool, state.pool.candidates, history=state.history)
+    question = choose(
+        Random() if first else plan.with_threats().acquisition,
+        candidates,
+        plan.start.labels if first else plan.per_round,
+        generator(plan.seed, "choose", state.round),
+    )
+    note: dict[str, Any] = {"entropy": None if first else describe_query(candidates, question)}
+    note["seconds"] = time.perf_counter() - started
+    sheet = place.round(state.round) / "query.png"
+    contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()])
+    place.save_question(state.round, question, note)
+    return replace(state, question=question, note=note)
+
+
+def answer(plan: Plan, data: Data, state: State, place: RunFolder) -> State:
+    """Get the question answered, now or, by AwaitingLabels, later."""
+    started, question = time.perf_counter(), _there(state.question)
+    oracle: Any = plan.oracle
+    if isinstance(oracle, Hidden):
+        oracle = replace(oracle, labels=data.hidden)
+    elif isinstance(oracle, CSVFile):
+        oracle = replace(oracle, path=str(place.path / (oracle.path or "labels.csv")))
+    answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
+    place.save_answers(state.round, question, answers, type(oracle).__name__)
+    return replace(state, answers=answers, note={**(state.note or {}), "answering": time.perf_counter() - started})
+
+
+def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:
+    """Reveal the answers, train, measure: with the metrics written, the round is over."""
+    number, scratch = state.round, place.round(state.round)
+    question, answers, note = _there(state.question), _there(state.answers), state.note or {}
+    state = reveal(plan, state)
+    recipe = (plan.start if number == 0 else plan.with_threats()).recipe
+    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
+    started = time.perf_counter()
+    trained = fit(
+        recipe,
+        labelled.examples,
+        None,
+        previous if recipe.warm_start else initial(plan, data),
+        monitor_of(plan, labelled, number),
+        stream(plan.seed, "fit", number),
+        checkpoint=scratch / "training.safetensors",
+        what=f"round {number} of {plan.rounds}: training",
+    )
+    times = {"choose": note["seconds"], "label": note.get("answering", 0.0), "train": time.perf_counter() - started}
+    row = measure(plan, data, labelled, trained, number, answers) | {
+        "gradient_evaluations": recipe.epochs * len(labelled.examples) * recipe.objective.passes,
+    }
+    row["times"] = times | {"evaluate": row.pop("seconds")}
+    row["seconds"] = sum(row["times"].values())
+    row["query"]["entropy"] = note["entropy"]
+    trained.save(scratch / "model.safetensors")
+    place.save_query(number, question, answers, data.classes)
+    names = [data.classes[label] if label >= 0 else "–" for label in answers.tolist()]
+    contact_sheet(scratch / "query.png", data.images, question, names)
+    place.save_history([*state.history, row])
+    (scratch / "training.safetensors").unlink(missing_ok=True)
+    return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
+
+
+def reveal(plan: Plan, state: State) -> State:
+    """The state whose pool knows the answers; a random share of them goes to validation (DESIGN §3, rule 10)."""
+    question, answers = _there(state.question), _there(state.answers)
+    share = round(plan.validation.bought_share * len(question))
+    drawn = torch.randperm(len(question), generator=generator(plan.seed, "validation", state.round))[:share]
+    validation = torch.cat([state.validation, question[drawn.sort().values]])
+    return replace(state, pool=state.pool.reveal(question, answers), validation=validation)
+
+
+def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
+    """The state and the model that a run folder holds; those of a fresh run where it holds none."""
+    state, history = State(Pool.unlabelled(data.images, data.classes)), tuple(place.history())
+    for number in range(len(history)):
+        question, _ = _there(place.question(number))
+        answers = _there(place.answers(number, question))
+        state = reveal(plan, replace(state, question=question, answers=answers, history=history[:number]))
+    state = replace(state, history=history, question=None, answers=None)
+    trained = initial(plan, data)
+    if history:
+        trained = Trained.load(place.round(len(history) - 1) / "model.safetensors", trained.model)
+    pending = place.question(state.round)
+    if pending is not None:
+        answers_so_far = place.answers(state.round, pending[0])
+        state = replace(state, question=pending[0], note=pending[1], answers=answers_so_far)
+    return state, trained
+
+
+def initial(plan: Plan, data: Data) -> Trained:
+    """The network before any training: its weights are a function of the plan's seed."""
+    model = plan.network(data.images.shape, len(data.classes), plan.seed)
+    device = plan.device if plan.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return Trained(channels_last(model.to(device)).eval())
+
+
+def _there(value: Any) -> Any:
+    if value is None:
+        raise RuntimeError("a step was taken out of turn")
+    return value

@@ -1,0 +1,153 @@
+"""What a round leaves in the metrics: accuracy and robust accuracy, and the labels they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robal.attacks import Attack
+from robal.candidates import Candidates
+from robal.data import Data
+from robal.evaluation import Verdicts, clean, seconds_needed, under_attack
+from robal.plan import Plan
+from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
+from robal.progress import say
+from robal.scores import entropy
+from robal.seeds import stream
+from robal.training import Trained
+
+_BINS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """What the labels known so far are used for, and what they cost.
+
+    Args:
+        examples: for training.
+        validation: images at rest and labels, or None where there are none.
+        counts: how many labels of each kind, for the metrics.
+    """
+
+    examples: Examples
+    validation: tuple[Tensor, Tensor] | None
+    counts: dict[str, int]
+
+    @classmethod
+    def of(cls, plan: Plan, data: Data, pool: Pool, bought: Tensor, kept: Examples | None) -> Labelled:
+        """Divide what is known into training and validation (`bought`: the positions that went to validation)."""
+        training = pool.labelled[~torch.isin(pool.labelled, bought)]
+        examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
+        answered = bought[pool.labels[bought] >= 0]
+        validation, free = None, 0
+        if len(answered):
+            validation = (pool.images.at_rest(answered), pool.labels[answered])
+        elif plan.validation.bought_share == 0 and data.validation is not None and plan.validation.images:
+            free = min(plan.validation.images, len(data.validation))
+            validation = (data.validation.images.at_rest(torch.arange(free)), data.validation.labels[:free])
+        refused = int((pool.labels < -1).sum())
+        counts = {
+            "training": len(training),
+            "validation": len(answered),
+            "repeated": 0,
+            "skipped": refused,
+            "bought": len(training) + len(answered) + refused,
+            "free_validation": free,
+        }
+        return cls(Examples.join([examples, kept]) if kept is not None else examples, validation, counts)
+
+
+def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Module, int], float] | None:
+    """Robust accuracy on validation images, by which the best epoch of round `number` is kept; None without any."""
+    if labelled.validation is None:
+        return None
+    inputs, labels = labelled.validation
+    attack = plan.with_threats().validation.attack
+
+    def monitor(model: nn.Module, epoch: int) -> float:
+        seed = stream(plan.seed, "monitor", number, epoch)
+        return under_attack(model, inputs, labels, attack, seed, what="validation").accuracy
+
+    return monitor
+
+
+def measure(
+    plan: Plan, data: Data, labelled: Labelled, trained: Trained, number: int, answers: Tensor
+) -> dict[str, Any]:
+    """The metrics of round `number`. All rates lie in [0, 1]; what cannot be measured is None."""
+    started, plan = time.perf_counter(), plan.with_threats()
+    row: dict[str, Any] = {
+        "round": number,
+        "labelled": labelled.counts["bought"],
+        "accuracy": None,
+        "robust_accuracy": {},
+        "labels": labelled.counts,
+        "epoch_kept": trained.epoch,
+        "validation": None,
+        "per_class": {"accuracy": None, "robust_accuracy": {}},
+        "images": {},
+        "query": {
+            "images": len(answers),
+            "classes": torch.bincount(answers[answers >= 0], minlength=len(data.classes)).tolist(),
+            "answers": {
+                "skipped": int((answers == SKIPPED).sum()),
+                "none_of_these": int((answers == NONE_OF_THESE).sum()),
+            },
+        },
+    }
+    if labelled.validation is not None:
+        row["validation"] = _on_validation(plan, labelled.validation, trained.model, number)
+    if data.test is not None:
+        whole = torch.arange(len(data.test))
+        verdicts = clean(trained.model, data.test.images.at_rest(whole), data.test.labels)
+        row["accuracy"], row["images"]["clean"] = verdicts.accuracy, len(whole)
+        row["per_class"]["accuracy"] = verdicts.per_class
+        for attack, on_test in _on_test(plan, data, trained.model, number).items():
+            row["robust_accuracy"][attack] = on_test.accuracy
+            row["images"][attack] = len(on_test.labels)
+            row["per_class"]["robust_accuracy"][attack] = on_test.per_class
+    return row | {"seconds": time.perf_counter() - started}
+
+
+def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, number: int) -> dict[str, Any]:
+    attack, seed = plan.validation.attack, stream(plan.seed, "validate", number)
+    robust = under_attack(model, *split, attack, seed, what=f"round {number}: {attack.label}, validation")
+    return {
+        "accuracy": clean(model, *split).accuracy,
+        "robust_accuracy": {attack.label: robust.accuracy},
+        "images": len(split[1]),
+    }
+
+
+def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str, Verdicts]:
+    assert data.test is not None
+    first = torch.arange(min(plan.evaluation.images, len(data.test)))
+    inputs, labels = data.test.images.at_rest(first), data.test.labels[first]
+    attacks: tuple[Attack, ...] = plan.evaluation.each_round
+    if number == plan.rounds:
+        attacks += plan.evaluation.at_end
+        for label, seconds in seconds_needed(model, inputs, labels, plan.evaluation.at_end).items():
+            say(f"{label} on {len(first)} test images: at most about {seconds:.0f} s")
+    seed = stream(plan.seed, "evaluate", number)
+    return {
+        attack.label: under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {attack.label}")
+        for attack in attacks
+    }
+
+
+def describe_query(candidates: Candidates, question: Tensor) -> dict[str, list[float]]:
+    """The entropy of the chosen images against that of the pool: histograms over common edges, in nats."""
+    values = entropy(candidates.probs).double()
+    chosen = values[torch.isin(candidates.indices, question)]
+    edges = torch.linspace(0, torch.log(torch.tensor(float(len(candidates.pool.classes)))).item(), _BINS + 1)
+    span = (float(edges[0]), float(edges[-1]))
+    return {
+        "edges": edges.tolist(),
+        "pool": torch.histc(values.clamp(*span), _BINS, *span).tolist(),
+        "chosen": torch.histc(chosen.clamp(*span), _BINS, *span).tolist(),
+    }

@@ -1,0 +1,219 @@
+"""A run as a value: everything that decides its result, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from robal.acquisition import DRE, Acquisition, Score
+from robal.attacks import PGD, Attack, AutoAttack
+from robal.data import Data
+from robal.datasets import load
+from robal.errors import InputError
+from robal.networks import Architecture, LeNet5
+from robal.objectives import Adversarial, Natural
+from robal.oracles import Hidden, Oracle
+from robal.threats import Linf, Threat, with_threat
+from robal.training import Adam, Recipe, Triangular
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from and how they are split.
+
+    Args:
+        name: of a known data set (`robal data list`), an .npz file, a folder of images, or module:function.
+        folder: where the user's data sets lie; "": the environment's ROBAL_DATA, else ./data.
+        resize: height and width in pixels to resize to; None: as they are.
+        held_out: where validation images that cost no label come from, see `Data.from_dataset`.
+        held_out_images: how many.
+        train_images, test_images: take only the first so many of each.
+        classes: names, for images that come without any label.
+    """
+
+    name: str = "digits"
+    folder: str = ""
+    resize: int | None = None
+    held_out: Literal["train", "test"] = "train"
+    held_out_images: int = 5000
+    train_images: int | None = None
+    test_images: int | None = None
+    classes: tuple[str, ...] = ()
+
+    def load(self, seed: int = 0) -> Data:
+        """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
+        dataset = load(self.name, self.folder or None, resize=self.resize)
+        data = Data.from_dataset(
+            dataset,
+            seed=seed,
+            held_out=self.held_out,
+            held_out_images=self.held_out_images,
+            train_images=self.train_images,
+            test_images=self.test_images,
+        )
+        return replace(data, classes=self.classes) if self.classes and not data.classes else data
+
+    def located(self) -> Source:
+        """The same with absolute paths, so that a run can be resumed from another working folder."""
+        folder = str(Path(self.folder).expanduser().resolve()) if self.folder else ""
+        name = str(Path(self.name).expanduser().resolve()) if Path(self.name).expanduser().exists() else self.name
+        return replace(self, folder=folder, name=name)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first labels, drawn at random, and how the first model is trained on them.
+
+    Args:
+        labels: how many.
+        recipe: of round 0. DRE's protocol starts from natural training.
+    """
+
+    labels: int = 40
+    recipe: Recipe = Recipe(Natural(), epochs=30, batch_size=50)
+
+    def __post_init__(self) -> None:
+        if self.labels < 2:
+            raise InputError(f"a run starts from at least two labels; {self.labels} came")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What models are chosen by, and progress is watched on.
+
+    Args:
+        images: at most so many of the held-out images are used. Their labels are free: not bought, and every table
+            says so.
+        bought_share: share of every answer that goes to validation instead of training, in [0, 0.2]; above 0 only
+            these are used and no label is free.
+        attack: what robust accuracy on validation images is measured with.
+    """
+
+    images: int = 500
+    bought_share: float = 0.0
+    attack: Attack = PGD(steps=20)
+
+    def __post_init__(self) -> None:
+        if self.images < 0 or not 0 <= self.bought_share <= 0.2:
+            raise InputError(
+                f"validation needs images >= 0 and a bought_share in [0, 0.2]; {self.images}, {self.bought_share} came"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and when.
+
+    Args:
+        images: how many test images are attacked, the first of the test split; clean accuracy is of all of them.
+        each_round: attacks of every round, on test images.
+        at_end: attacks of the last round alone, on test images.
+    """
+
+    images: int = 1000
+    each_round: tuple[Attack, ...] = (PGD(steps=50),)
+    at_end: tuple[Attack, ...] = (AutoAttack(),)
+
+    def __post_init__(self) -> None:
+        labels = [attack.label for attack in (*self.each_round, *self.at_end)]
+        doubled = sorted({label for label in labels if labels.count(label) > 1})
+        if self.images < 1 or doubled:
+            raise InputError(
+                f"evaluation needs images >= 1 and attacks of different names; {self.images}, {doubled} came"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of robust active learning.
+
+    The defaults are the embedded example: scikit-learn's handwritten digits, DRE, six rounds, in about two minutes.
+
+    Args:
+        data: where the images come from.
+        network: builds the model.
+        threat: what the adversary may do; attacks that name no threat of their own take this one.
+        start: the first labels and the first model.
+        acquisition: which images to ask about.
+        oracle: who answers.
+        recipe: how the model is trained in rounds 1 to `rounds`.
+        validation: what models are chosen by.
+        evaluation: what is measured.
+        per_round: how many images a round asks about.
+        rounds: after round 0; a run writes rounds + 1 rows of metrics.
+        seed: of all random streams.
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+    """
+
+    data: Source = Source()
+    network: Architecture = LeNet5()
+    threat: Threat = Linf(0.2)
+    start: Start = Start()
+    acquisition: Acquisition | Score = DRE()
+    oracle: Oracle = Hidden()
+    recipe: Recipe = Recipe(
+        Adversarial(PGD(steps=10, step_size=0.05)),
+        epochs=30,
+        batch_size=50,
+        optimiser=Adam(2e-3),
+        schedule=Triangular(0.2),
+    )
+    validation: Validation = Validation()
+    evaluation: Evaluation = Evaluation()
+    per_round: int = 40
+    rounds: int = 6
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.per_round < 1 or self.rounds < 0:
+            raise InputError(f"a plan needs per_round >= 1 and rounds >= 0; {self.per_round}, {self.rounds} came")
+
+    @property
+    def budget(self) -> int:
+        """Labels that a whole run buys."""
+        return self.start.labels + self.rounds * self.per_round
+
+    def with_threats(self) -> Plan:
+        """The same plan with its threat in every part that names none."""
+        return replace(
+            self,
+            start=with_threat(self.start, self.threat),
+            acquisition=with_threat(self.acquisition, self.threat),
+            recipe=with_threat(self.recipe, self.threat),
+            validation=with_threat(self.validation, self.threat),
+            evaluation=with_threat(self.evaluation, self.threat),
+        )
+
+    def check(self, data: Data) -> None:
+        """Refuse a plan that its data cannot carry, before anything is bought.
+
+        Raises:
+            InputError: fewer than two classes, a pool smaller than the budget, nothing to choose the best epoch by,
+                AutoAttack standard with fewer than four classes.
+        """
+        if len(data.classes) < 2:
+            raise InputError(
+                f"at least two classes are needed; there are {len(data.classes)}. "
+                "For images without labels, name them: data.classes='[cat, dog]'"
+            )
+        if self.budget > len(data.images):
+            raise InputError(
+                f"the plan asks for {self.budget} labels ({self.start.labels} at the start, {self.rounds} rounds of "
+                f"{self.per_round}) and the pool holds {len(data.images)} images; lower rounds or per_round"
+            )
+        nothing = self.validation.bought_share == 0 and (data.validation is None or self.validation.images == 0)
+        if nothing and "best" in (self.recipe.keep, self.start.recipe.keep):
+            raise InputError(
+                'recipe.keep="best" chooses by validation images and there are none; '
+                "set validation.bought_share=0.1, or recipe.keep=last"
+            )
+        if data.test is None:
+            return
+        for attack in (*self.evaluation.each_round, *self.evaluation.at_end):
+            if isinstance(attack, AutoAttack) and attack.version == "standard" and len(data.classes) < 4:
+                raise InputError(
+                    f"AutoAttack standard needs at least 4 classes and there are {len(data.classes)}; "
+                    "add evaluation.at_end='[{name: AutoAttack, version: reduced}]'"
+                )

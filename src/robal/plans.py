@@ -1,0 +1,230 @@
+"""Plans as YAML and back. Names are the exported ones; all mistakes are found at once, each with a hint."""
+
+from __future__ import annotations
+
+import importlib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from robal import acquisition, attacks, networks, objectives, oracles, threats, training
+from robal.errors import InputError, PlanError, did_you_mean
+from robal.plan import Plan
+
+# What a field of the plan may hold by name, and the package whose exports are the names.
+COMPONENTS: dict[Any, types.ModuleType] = {
+    acquisition.Acquisition: acquisition,
+    acquisition.Score: acquisition,
+    attacks.Attack: attacks,
+    networks.Architecture: networks,
+    objectives.Objective: objectives,
+    oracles.Oracle: oracles,
+    threats.Threat: threats,
+    training.Augmentation: training,
+    training.Optimiser: training,
+    training.Schedule: training,
+}
+
+
+def known(kind: Any) -> dict[str, type]:
+    """The exported components of a kind (a protocol, such as `Attack`), by name."""
+    package = COMPONENTS[kind]
+    found = {}
+    for name in package.__all__:
+        component = getattr(package, name)
+        if isinstance(component, type) and is_dataclass(component) and _is_kind(component, kind):
+            found[name] = component
+    return found
+
+
+def _is_kind(component: type, kind: Any) -> bool:
+    try:
+        instance = component()
+    except TypeError:  # a value, such as Batch: components can be built without arguments
+        return False
+    return isinstance(instance, kind) and (kind is not acquisition.Score or acquisition.is_score(instance))
+
+
+def read_plan(
+    path: Path | str | None = None, overrides: Iterable[str] = (), base: Mapping[str, Any] | None = None
+) -> Plan:
+    """A plan from a YAML file and `key.sub=value` overrides, over a base (a preset, or the embedded default).
+
+    Raises:
+        PlanError: with every mistake in it.
+    """
+    mapping = merge(encode(Plan()), base or {})
+    if path is not None:
+        try:
+            mapping = merge(mapping, read_yaml(Path(path).read_text(encoding="utf-8"), str(path)))
+        except FileNotFoundError:
+            raise PlanError([f"there is no plan file {path}"]) from None
+    for override in overrides:
+        mapping = merge(mapping, parse_override(override))
+    return decode(mapping)
+
+
+def decode(mapping: Mapping[str, Any]) -> Plan:
+    """The plan that a mapping describes. Raises PlanError with every mistake in it."""
+    mistakes: list[str] = []
+    plan = _build(Plan, dict(mapping), "", mistakes)
+    if mistakes:
+        raise PlanError(mistakes)
+    return plan
+
+
+def encode(value: Any) -> Any:
+    """A plan, or a part of one, as YAML-ready values; components carry their `name`.
+
+    >>> encode(threats.Linf(0.3))
+    {'name': 'Linf', 'eps': 0.3}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        private = getattr(value, "PRIVATE", ())
+        parts = {field.name: encode(getattr(value, field.name)) for field in fields(value) if field.name not in private}
+        kind = type(value)
+        if kind.__module__.startswith("robal.") and kind.__name__ in _STRUCTURES:
+            return parts
+        own = any(kind in known(protocol).values() for protocol in COMPONENTS)
+        return {"name": kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"} | parts
+    if isinstance(value, tuple | list):
+        return [encode(part) for part in value]
+    return value
+
+
+_STRUCTURES = {"Plan", "Source", "Start", "Validation", "Evaluation", "Recipe"}
+
+
+def to_yaml(plan: Plan) -> str:
+    """The whole plan as YAML, in the order of its fields."""
+    return yaml.safe_dump(encode(plan), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """A YAML mapping. Raises PlanError for anything else."""
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PlanError([f"{where} is not YAML: {' '.join(str(error).split())}"]) from None
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise PlanError([f"{where} must hold a mapping (key: value); it holds a {type(mapping).__name__}"])
+    return mapping
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`recipe.epochs=5` as {"recipe": {"epochs": 5}}; values are YAML.
+
+    >>> parse_override("recipe.objective.attack.steps=7")
+    {'recipe': {'objective': {'attack': {'steps': 7}}}}
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise PlanError([f"{text!r} is no override; write key=value, for example recipe.epochs=5"])
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise PlanError([f"{text!r}: {value!r} is not YAML; put it in quotes"]) from None
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def merge(old: Any, new: Any) -> Any:
+    """`new` over `old`. A component of another name replaces the whole old one; the same name keeps its settings.
+
+    >>> merge({"a": {"name": "DRE", "bins": 30}}, {"a": "DRE"})
+    {'a': {'name': 'DRE', 'bins': 30}}
+    >>> merge({"a": {"name": "DRE", "bins": 30}}, {"a": "MCP"})
+    {'a': {'name': 'MCP'}}
+    """
+    if isinstance(old, dict) and "name" in old and isinstance(new, str):
+        new = {"name": new}
+    if not isinstance(old, dict) or not isinstance(new, Mapping):
+        return new
+    is_component = "name" in old and "folder" not in old  # a data source has a name too, and keeps its settings
+    if is_component and new.get("name", old["name"]) != old["name"]:
+        return dict(new)
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
+def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
+    """`value` as a `kind`; what is wrong goes to `mistakes` and None comes back."""
+    if get_origin(kind) in (Union, types.UnionType):
+        options = [option for option in get_args(kind) if option is not type(None)]
+        if value is None and len(options) < len(get_args(kind)):
+            return None
+        if options[0] in COMPONENTS or is_dataclass(options[0]):
+            return _build(options[0], value, where, mistakes)
+    if get_origin(kind) is tuple and get_args(kind)[0] in COMPONENTS:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_build(get_args(kind)[0], item, f"{where}[{i}]", mistakes) for i, item in enumerate(items))
+    if kind in COMPONENTS:
+        return _component(kind, value, where, mistakes)
+    if is_dataclass(kind):
+        return _dataclass(kind, value, where, mistakes)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        mistakes.append(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, not {value!r}")
+        return None
+
+
+def _component(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
+    settings = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        mistakes.append(f"{where}: needs a name ({', '.join(known(kind))}), not {value!r}")
+        return None
+    if ":" in name:
+        found = _imported(name, where, mistakes)
+    else:
+        aliases = getattr(COMPONENTS[kind], "ALIASES", {})
+        found = known(kind).get(aliases.get(name, name))
+        if found is None:
+            mistakes.append(f"{where}: {name!r} is unknown; {did_you_mean(name, [*known(kind), *aliases])}")
+    return None if found is None else _dataclass(found, settings, where, mistakes)
+
+
+def _imported(name: str, where: str, mistakes: list[str]) -> type | None:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        mistakes.append(f"{where}: {name!r} cannot be imported: {error}")
+        return None
+    if not is_dataclass(found):
+        mistakes.append(f"{where}: {name!r} must be a dataclass, so that a plan can be written down")
+        return None
+    return found  # type: ignore[return-value]
+
+
+def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        mistakes.append(f"{where or 'the plan'}: must be a mapping (key: value), not {value!r}")
+        return None
+    hints, private = get_type_hints(kind), getattr(kind, "PRIVATE", ())
+    names = [field.name for field in fields(kind) if field.init and field.name not in private]
+    before = len(mistakes)
+    settings = {}
+    for key, part in value.items():
+        inner = f"{where}.{key}" if where else str(key)
+        if key not in names:
+            hint = did_you_mean(str(key), names) if names else "it has no settings"
+            mistakes.append(f"{inner}: unknown; {hint}")
+        else:
+            settings[key] = _build(hints[key], part, inner, mistakes)
+    if len(mistakes) > before:
+        return None
+    try:
+        return kind(**settings)
+    except InputError as error:
+        mistakes.append(f"{where or 'the plan'}: {error}")
+        return None

@@ -1,0 +1,157 @@
+"""What stands beside the numbers in a run folder: the effective plan, the machine, the data, and small pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from robal import __version__
+from robal.data import Data
+from robal.errors import RunFolderError
+from robal.folder import RunFolder, write
+from robal.images import Images
+from robal.plan import Plan
+from robal.plans import encode, read_yaml, to_yaml
+
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyautoattack")
+_ELSEWHERE = (
+    "data.folder",
+    "data.name",
+    "device",
+)  # may differ from one machine to the next; the data has a fingerprint
+
+
+def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
+    """Write plan.yaml and environment.json, once."""
+    if not (place.path / "environment.json").exists():
+        write(place.path / "environment.json", json.dumps(environment(data), indent=1) + "\n")
+    if not (place.path / "plan.yaml").exists():
+        write(place.path / "plan.yaml", f"# robal {__version__}\n{to_yaml(plan)}")
+
+
+def environment(data: Data) -> dict[str, Any]:
+    """Versions, hardware, command and data of this process."""
+    return {
+        "versions": {"robal": __version__, "python": platform.python_version()} | _versions(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": {
+            "name": data.name,
+            "about": data.about,
+            "pool": len(data.images),
+            "validation": 0 if data.validation is None else len(data.validation),
+            "test": 0 if data.test is None else len(data.test),
+            "classes": list(data.classes),
+            "shape": list(data.images.shape),
+            "fingerprint": data.fingerprint(),
+        },
+    }
+
+
+def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
+    """Refuse a folder that holds a run of another plan or of other data.
+
+    Raises:
+        RunFolderError: naming what differs.
+    """
+    if (place.path / "plan.yaml").exists():
+        theirs = flat(read_yaml((place.path / "plan.yaml").read_text(encoding="utf-8"), str(place.path / "plan.yaml")))
+        ours = flat(encode(plan))
+        differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+        differing = [key for key in differing if key not in _ELSEWHERE]
+        if differing:
+            shown = ", ".join(f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here" for key in differing[:5])
+            raise RunFolderError(
+                f"{place.path} holds a run of another plan ({len(differing)} differences: {shown}); "
+                "choose another folder with --out, or go on with that plan by `robal resume`"
+            )
+    if (place.path / "environment.json").exists():
+        theirs = json.loads((place.path / "environment.json").read_text(encoding="utf-8"))["data"]
+        if theirs["fingerprint"] != data.fingerprint():
+            raise RunFolderError(
+                f"{place.path} was begun with other images or labels ({theirs['about']}); "
+                "give the same data, or choose another folder"
+            )
+
+
+def flat(mapping: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}.
+
+    >>> flat({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    if not isinstance(mapping, dict):
+        return {prefix: mapping}
+    return {
+        name: value
+        for key, part in mapping.items()
+        for name, value in flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[str], most: int = 60) -> None:
+    """A PNG of the first images, in order, each with its title; small ones enlarged without smoothing.
+
+    Args:
+        path: where to; written whole or not at all.
+        images: the pool.
+        indices: [n] int64.
+        titles: n words.
+        most: how many at most.
+    """
+    shown, columns, gap, words = indices[:most], 20, 6, 12
+    _, height, width = images.shape
+    scale = 56 / max(height, width)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (min(len(shown), columns) * (size[0] + gap), rows * (size[1] + gap + words)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for position, pixels in enumerate((images.batch(shown) * 255).round().to(torch.uint8)):
+        array = pixels.permute(1, 2, 0).numpy()
+        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]).resize(
+            size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+        )
+        left, top = position % columns * (size[0] + gap), position // columns * (size[1] + gap + words)
+        sheet.paste(picture, (left, top))
+        pen.text((left, top + size[1]), titles[position][:10], fill="black")
+    temporary = path.with_name(path.name + ".part")
+    try:
+        sheet.save(temporary, "PNG")
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} logical" if names else platform.processor()
