@@ -1,0 +1,94 @@
+"""Tables: for the terminal, and as CSV with one row per run and round."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from robal.report.folder import PHASES, Round, RunRecord, is_auto_attack, read_all
+from robal.report.rates import Rate
+from robal.report.words import duration
+
+LABELS = ("training", "validation", "meta", "repeated", "skipped", "free_validation")
+
+
+def attacks_of(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Every attack that any run measured, AutoAttack last."""
+    return tuple(sorted({name for record in records for name in record.attacks}, key=lambda n: (is_auto_attack(n), n)))
+
+
+def _cell(rate: Rate | None) -> Text:
+    if rate is None:
+        return Text("–", style="dim")
+    return Text.assemble(str(rate), (f" [{rate.range}]" if rate.range else "", "dim"))
+
+
+def table(folders: Sequence[Path]) -> Table:
+    """One line per run and round, with 95 % intervals, for the terminal.
+
+    Args:
+        folders: run folders, finished or not.
+
+    Raises:
+        RunFolderError: one of them is not a run folder.
+    """
+    records = read_all(folders)
+    attacks = attacks_of(records)
+    said = ["rates with 95 % Wilson intervals"]
+    said += [f"{record.name}: {record.status}" for record in records if not record.is_finished]
+    shown = Table(caption=Text("\n".join(said)), caption_justify="left")
+    for head in ("run", "round", "labels", "accuracy", *attacks, "time"):
+        first = head == "run"
+        shown.add_column(Text(head), justify="left" if first else "right", no_wrap=not first, overflow="fold")
+    for record in records:
+        for row in record.rounds:
+            mark = "" if row.measured_on == "test" else " (validation)"
+            rates = (_cell(row.accuracy), *(_cell(row.robust.get(attack)) for attack in attacks))
+            name = Text(record.name + mark)
+            shown.add_row(name, str(row.number), f"{row.bought:,}", *rates, duration(row.seconds))
+        shown.add_section()
+    return shown
+
+
+def _figures(name: str, rate: Rate | None) -> dict[str, object]:
+    low, high = (rate.interval if rate else None) or ("", "")
+    value, images = (rate.value, rate.images) if rate else ("", "")
+    return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_images": "" if images is None else images}
+
+
+def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, object]:
+    cells: dict[str, object] = {"run": record.name, "round": row.number, "labels_bought": row.bought}
+    cells |= {f"labels_{key}": row.labels.get(key, 0) for key in LABELS}
+    cells |= {"measured_on": row.measured_on} | _figures("accuracy", row.accuracy)
+    for attack in attacks:
+        cells |= _figures(attack, row.robust.get(attack))
+    cells |= {"validation_accuracy": row.validation.value if row.validation else "", "seconds": row.seconds}
+    cells |= {f"seconds_{phase}": row.times[phase] for phase in PHASES}
+    evaluations, epoch = row.gradient_evaluations, row.epoch_kept
+    return cells | {
+        "gradient_evaluations": "" if evaluations is None else evaluations,
+        "epoch_kept": "" if epoch is None else epoch,
+    }
+
+
+def columns(attacks: Sequence[str]) -> list[str]:
+    """The columns of table.csv, in order."""
+    rates = [f"{name}{end}" for name in ("accuracy", *attacks) for end in ("", "_low", "_high", "_images")]
+    head = ["run", "round", "labels_bought", *(f"labels_{key}" for key in LABELS), "measured_on"]
+    times = ["seconds", *(f"seconds_{phase}" for phase in PHASES)]
+    return [*head, *rates, "validation_accuracy", *times, "gradient_evaluations", "epoch_kept"]
+
+
+def as_csv(records: Sequence[RunRecord]) -> str:
+    """One row per run and round; rates in [0, 1]; a cell is empty where nothing was measured."""
+    attacks = attacks_of(records)
+    written = io.StringIO()
+    writer = csv.DictWriter(written, columns(attacks), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(record, row, attacks) for record in records for row in record.rounds)
+    return written.getvalue()

@@ -1,0 +1,208 @@
+"""The plan and the result in plain words, for readers who have not met the field's abbreviations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robal.report.folder import Round, RunRecord, is_auto_attack, mapping, number, sequence, whole
+
+METHODS = {
+    "Random": "at random",
+    "DRE": "spread over the whole range of the model's entropy, in the pool's own proportions",
+    "MaxEntropy": "where the model's entropy is highest",
+    "Entropy": "where the model's entropy is highest",
+    "Margin": "where the two most probable classes are closest",
+    "LeastConfidence": "where the most probable class is least probable",
+    "Gini": "where the Gini impurity of the probabilities is highest",
+    "CoreSet": "so that no pool image is far from a labelled one",
+    "DFAL": "nearest to the decision boundary, by DeepFool",
+    "BADGE": "by diverse and large gradients",
+    "MCP": "along the most frequent pairs of confused classes",
+    "TypiClust": "as the most typical image of each cluster",
+}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(4.25), duration(75), duration(7500)
+    ('4.2 s', '1 min 15 s', '2 h 05 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    total = round(seconds)
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def epsilon(eps: float) -> str:
+    """ε as it is written in papers.
+
+    >>> epsilon(0.2), epsilon(8 / 255), epsilon(0.5)
+    ('0.2', '8/255', '0.5')
+    """
+    steps = eps * 255
+    if round(eps, 3) != eps and abs(steps - round(steps)) < 1e-6:
+        return f"{round(steps)}/255"
+    return f"{eps:.4g}"
+
+
+def threat(plan: Mapping[str, Any]) -> str:
+    """The threat as "L∞ ε = 0.2"; empty where the plan names none."""
+    part = mapping(plan.get("threat"))
+    name = {"Linf": "L∞", "L2": "L₂", "L1": "L₁"}.get(str(part.get("name")), str(part.get("name", "")))
+    eps = number(part.get("eps"))
+    return " ".join(word for word in (name, "" if eps is None else f"ε = {epsilon(eps)}") if word)
+
+
+def component(value: object) -> str:
+    """A component with its settings, as deep as they go.
+
+    >>> component({"name": "DRE", "bins": 50, "stratify": False, "score": {"name": "MaxEntropy"}})
+    'DRE (bins 50, stratify no, score MaxEntropy)'
+    """
+    if isinstance(value, Mapping):
+        part = mapping(value)
+        settings = ", ".join(
+            f"{key.replace('_', ' ')} {component(item)}" for key, item in part.items() if key != "name"
+        )
+        return " ".join(word for word in (str(part.get("name", "")), f"({settings})" if settings else "") if word)
+    if isinstance(value, list | tuple):
+        return " + ".join(component(item) for item in value) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, str) and value.isidentifier() and value.islower():
+        return value.replace("_", " ")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def images_of(row: Round, images: int | None) -> str:
+    """What a rate was measured on: "200 test images"."""
+    many = "" if images is None else f"{images:,} "
+    return f"{many}{row.measured_on} images"
+
+
+def headline(record: RunRecord) -> str:
+    """The result in one sentence: what was bought and what it gave."""
+    row = record.last
+    if row is None:
+        return "No round is measured yet."
+    said = f"{row.bought:,} labels bought: "
+    said += "accuracy not measured" if row.accuracy is None else f"{row.accuracy} accurate"
+    if row.attack is None:
+        where = "" if row.accuracy is None else f" ({images_of(row, row.accuracy.images)})"
+        return f"{said}{where}."
+    rate = row.robust[row.attack]
+    under = ", ".join(word for word in (images_of(row, rate.images), threat(record.plan)) if word)
+    return f"{said}, {rate} under {row.attack} ({under})."
+
+
+def cautions(record: RunRecord) -> list[str]:
+    """What a reader must know before quoting the headline."""
+    row, said = record.last, []
+    if not record.is_finished:
+        said.append(f"The run is not over: {record.status}.")
+    if row is not None:
+        if row.attack is None:
+            said.append("Robust accuracy was not measured: nothing here says how the model stands up to an adversary.")
+        elif not is_auto_attack(row.attack):
+            only_pgd = all(name.upper().startswith("PGD") for name in row.robust)
+            said.append(
+                f"Only {' and '.join(sorted(row.robust))} was run. {'PGD' if only_pgd else 'A fixed attack'} alone "
+                "supports no conclusion about robustness: gradients can be masked, and AutoAttack has not had its try."
+            )
+        if row.measured_on == "validation":
+            said.append("There is no test set: the numbers come from validation images, which training has looked at.")
+    return said + list(record.notes)
+
+
+def free_labels(record: RunRecord) -> str | None:
+    """The validation labels that cost nothing on paper, said loudly; None where every label was bought."""
+    free = record.last.labels.get("free_validation", 0) if record.last else 0
+    if not free:
+        return None
+    return f"{free:,} validation labels were free: training looked at them, and they are not in the labels bought."
+
+
+def _data(record: RunRecord) -> list[str]:
+    plan, data = record.plan, mapping(record.environment.get("data"))
+    name = data.get("name") or mapping(plan.get("data")).get("name") or "an unnamed data set"
+    sizes = [f"{whole(data[key]):,} {word}" for key, word in PARTS if whole(data.get(key)) is not None]
+    shape = [str(side) for side in sequence(data.get("shape"))]
+    if len(shape) == 3:
+        shape = [f"{' × '.join(shape[1:])} pixels, {COLOURS.get(shape[0], shape[0] + ' channels')}"]
+    kinds = f" of {len(record.classes)} classes" if record.classes else ""
+    first = f"The data are {name}{kinds}" + (f", {' × '.join(shape)}" if shape else "")
+    about = str(data.get("about") or "").strip().rstrip(".")
+    said = [first + (": " + ", ".join(sizes) if sizes else "") + "."]
+    said += [about[0].upper() + about[1:] + "."] if about else []
+    held_out = mapping(plan.get("data")).get("held_out")
+    said += (
+        [f"It is measured on images held out of the {held_out} split."]
+        if isinstance(held_out, str) and held_out
+        else []
+    )
+    share = number(mapping(plan.get("validation")).get("bought_share"))
+    return said + ([f"{100 * share:.0f} % of the labels bought are kept for validation."] if share else [])
+
+
+COLOURS = {"1": "grey", "3": "colour"}
+PARTS = (("pool", "in the pool"), ("validation", "for validation"), ("test", "for the test"))
+
+
+def _choosing(plan: Mapping[str, Any]) -> list[str]:
+    start, rounds, each = (
+        whole(mapping(plan.get("start")).get("labels")),
+        whole(plan.get("rounds")),
+        plan.get("per_round"),
+    )
+    said = [f"The run starts from {start:,} labels."] if start is not None else []
+    if plan.get("acquisition"):
+        asked = "each round" if rounds is None else f"in each of {rounds} rounds"
+        many = f"{whole(each):,} more images are" if whole(each) is not None else "More images are"
+        method = METHODS.get(str(mapping(plan["acquisition"]).get("name")))
+        gloss = f", {method}" if method else ""
+        said.append(
+            f"{asked.capitalize()} {many[0].lower()}{many[1:]} chosen by {component(plan['acquisition'])}{gloss}."
+        )
+    oracle = mapping(plan.get("oracle"))
+    if oracle:
+        noise = number(oracle.get("noise"))
+        wrong = f", {100 * noise:.1f} % of them wrong on purpose" if noise else ""
+        simulated = "The labels come from the data set itself (a simulated oracle)"
+        said.append(f"{simulated if oracle.get('name') == 'Hidden' else f'{component(oracle)} labels them'}{wrong}.")
+    return said
+
+
+def _training(plan: Mapping[str, Any]) -> list[str]:
+    recipe, under = mapping(plan.get("recipe")), threat(plan)
+    objective = mapping(recipe.get("objective"))
+    how = component(objective)
+    if objective.get("name") == "Natural":
+        how = "natural training, without adversarial examples"
+    elif objective.get("name") == "Adversarial":
+        how = f"adversarial training against {component(objective.get('attack') or 'its attack')}"
+    with_ = [
+        f"{recipe[key]} {word}"
+        for key, word in (("epochs", "epochs"), ("batch_size", "images a batch"))
+        if key in recipe
+    ]
+    with_ += [component(recipe["optimiser"])] if "optimiser" in recipe else []
+    who = component(plan["network"]) if plan.get("network") else "The network"
+    said = [f"{who} is trained by {how}" + (f"; {', '.join(with_)}" if with_ else "") + "."] if recipe else []
+    if "warm_start" in recipe:
+        said.append("Each round goes on from the last model." if recipe["warm_start"] else "Each round starts afresh.")
+    return said + ([f"The adversary may move every image by {under}."] if under else [])
+
+
+def plan_in_words(record: RunRecord) -> str:
+    """The plan as a paragraph: data, choice, training, threat, measurement. What is absent is left unsaid."""
+    evaluation = mapping(record.plan.get("evaluation"))
+    said = _data(record) + _choosing(record.plan) + _training(record.plan)
+    if sequence(evaluation.get("each_round")):
+        said.append(f"Each round is attacked by {component(evaluation['each_round'])}.")
+    if sequence(evaluation.get("at_end")):
+        said.append(f"The last model is attacked by {component(evaluation['at_end'])}.")
+    return " ".join(said)
