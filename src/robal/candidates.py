@@ -16,19 +16,18 @@ from robal.networks import check_logits, embedding_layer, forward_with_embedding
 from robal.pool import Pool
 
 
+def logits_of(model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Logits of a tile, for a model whose embeddings cannot be had."""
+    return {"logits": model(batch)}
+
+
 @dataclass(frozen=True)
 class Forward:
-    """Logits and embeddings of a tile."""
+    """Logits and embeddings of a tile, by one forward pass."""
 
     features: str | None = None
 
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        try:
-            embedding_layer(model, self.features)
-        except InputError:
-            if self.features is not None:
-                raise
-            return {"logits": model(batch)}
         logits, embeddings = forward_with_embeddings(model, batch, self.features)
         return {"logits": logits, "embeddings": embeddings}
 
@@ -62,7 +61,14 @@ class Candidates:
 
     @cached_property
     def _forward(self) -> dict[str, Tensor]:
-        rows = self.map(Forward(self.features))
+        try:
+            embedding_layer(self.model, self.features)
+            function: TileFunction = Forward(self.features)
+        except InputError:
+            if self.features is not None:
+                raise
+            function = logits_of
+        rows = self.map(function)
         check_logits(rows["logits"], len(self.pool.classes))
         return rows
 

@@ -20,7 +20,8 @@ from robal.networks import channels_last
 from robal.oracles import CSVFile, Hidden
 from robal.plan import Plan
 from robal.pool import Examples, Pool
-from robal.records import check_same_run, contact_sheet, write_records
+from robal.progress import track
+from robal.records import check_same_run, contact_sheet, same_threads, write_records
 from robal.seeds import generator, stream
 from robal.training import Trained, fit
 
@@ -69,21 +70,23 @@ def run(plan: Plan, data: Data, folder: Path | str) -> State:
         InputError: for a plan that the data cannot carry.
         RunFolderError: for a folder of another plan or other data, one in use, or a disk that is full.
     """
-    *_, state = steps(plan, data, folder)
+    *_, state = rounds(plan, data, folder)
     return state
 
 
-def steps(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
-    """`run`, one saved step at a time: the state as found, then after each question, answer and training."""
+def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
+    """`run`, one state at a time: as found in the folder, then after each finished round."""
     plan.check(data)
     with RunFolder(Path(folder)).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)
-        state, previous = load(plan, data, place)
-        yield state
-        while state.round <= plan.rounds:
-            state, previous = step(plan, data, state, previous, place)
+        with same_threads(place):
+            state, previous = load(plan, data, place)
             yield state
+            for number in track(range(state.round, plan.rounds + 1), "rounds", plan.rounds + 1, state.round):
+                while state.round == number:
+                    state, previous = step(plan, data, state, previous, place)
+                yield state
 
 
 def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:
@@ -131,7 +134,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     number, scratch = state.round, place.round(state.round)
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
     state = reveal(plan, state)
-    recipe = (plan.start if number == 0 else plan.with_threats()).recipe
+    effective = plan.with_threats()
+    recipe = (effective.start if number == 0 else effective).recipe
     labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
     started = time.perf_counter()
     trained = fit(
@@ -176,6 +180,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         question, _ = _there(place.question(number))
         answers = _there(place.answers(number, question))
         state = reveal(plan, replace(state, question=question, answers=answers, history=history[:number]))
+        (place.round(number) / "training.safetensors").unlink(missing_ok=True)  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data)
     if history:

@@ -9,7 +9,7 @@ from typing import Literal
 from robal.acquisition import DRE, Acquisition, Score
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
-from robal.datasets import load
+from robal.datasets import known_name, load
 from robal.errors import InputError
 from robal.networks import Architecture, LeNet5
 from robal.objectives import Adversarial, Natural
@@ -30,6 +30,7 @@ class Source:
         held_out_images: how many.
         train_images, test_images: take only the first so many of each.
         classes: names, for images that come without any label.
+        seed: of the split, where one is drawn; apart from the run's, so that runs of several seeds share their test.
     """
 
     name: str = "digits"
@@ -40,13 +41,14 @@ class Source:
     train_images: int | None = None
     test_images: int | None = None
     classes: tuple[str, ...] = ()
+    seed: int = 0
 
-    def load(self, seed: int = 0) -> Data:
+    def load(self) -> Data:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
         dataset = load(self.name, self.folder or None, resize=self.resize)
         data = Data.from_dataset(
             dataset,
-            seed=seed,
+            seed=self.seed,
             held_out=self.held_out,
             held_out_images=self.held_out_images,
             train_images=self.train_images,
@@ -57,7 +59,8 @@ class Source:
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""
         folder = str(Path(self.folder).expanduser().resolve()) if self.folder else ""
-        name = str(Path(self.name).expanduser().resolve()) if Path(self.name).expanduser().exists() else self.name
+        is_path = known_name(self.name) is None and Path(self.name).expanduser().exists()
+        name = str(Path(self.name).expanduser().resolve()) if is_path else self.name
         return replace(self, folder=folder, name=name)
 
 
@@ -70,7 +73,7 @@ class Start:
         recipe: of round 0. DRE's protocol starts from natural training.
     """
 
-    labels: int = 40
+    labels: int = 50
     recipe: Recipe = Recipe(Natural(), epochs=30, batch_size=50)
 
     def __post_init__(self) -> None:
@@ -154,14 +157,14 @@ class Plan:
     oracle: Oracle = Hidden()
     recipe: Recipe = Recipe(
         Adversarial(PGD(steps=10, step_size=0.05)),
-        epochs=30,
+        epochs=60,
         batch_size=50,
-        optimiser=Adam(2e-3),
+        optimiser=Adam(4e-3),
         schedule=Triangular(0.2),
     )
     validation: Validation = Validation()
-    evaluation: Evaluation = Evaluation()
-    per_round: int = 40
+    evaluation: Evaluation = Evaluation(images=200)
+    per_round: int = 50
     rounds: int = 6
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -174,6 +177,10 @@ class Plan:
     def budget(self) -> int:
         """Labels that a whole run buys."""
         return self.start.labels + self.rounds * self.per_round
+
+    def located(self) -> Plan:
+        """The same plan with absolute paths to its data."""
+        return replace(self, data=self.data.located())
 
     def with_threats(self) -> Plan:
         """The same plan with its threat in every part that names none."""
@@ -190,8 +197,9 @@ class Plan:
         """Refuse a plan that its data cannot carry, before anything is bought.
 
         Raises:
-            InputError: fewer than two classes, a pool smaller than the budget, nothing to choose the best epoch by,
-                AutoAttack standard with fewer than four classes.
+            InputError: fewer than two classes, a pool smaller than the budget, labels that are not there, images that
+                the network does not take, nothing to choose the best epoch by, AutoAttack standard with fewer than
+                four classes.
         """
         if len(data.classes) < 2:
             raise InputError(
@@ -203,11 +211,21 @@ class Plan:
                 f"the plan asks for {self.budget} labels ({self.start.labels} at the start, {self.rounds} rounds of "
                 f"{self.per_round}) and the pool holds {len(data.images)} images; lower rounds or per_round"
             )
-        nothing = self.validation.bought_share == 0 and (data.validation is None or self.validation.images == 0)
-        if nothing and "best" in (self.recipe.keep, self.start.recipe.keep):
+        if isinstance(self.oracle, Hidden) and (data.hidden is None or bool((data.hidden < 0).any())):
+            unknown = len(data.images) if data.hidden is None else int((data.hidden < 0).sum())
+            raise InputError(
+                f"{unknown} of {len(data.images)} images have no held-back label to simulate an annotator with; "
+                "use oracle=CSVFile and fill in the labels yourself"
+            )
+        self.network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
+        share = self.validation.bought_share
+        at_start, later = (round(share * asked) for asked in (self.start.labels, self.per_round))
+        free = share == 0 and data.validation is not None and self.validation.images > 0
+        at_once = self.start.recipe.keep == "best" and at_start == 0
+        if not free and (at_once or (self.recipe.keep == "best" and at_start + later == 0)):
             raise InputError(
                 'recipe.keep="best" chooses by validation images and there are none; '
-                "set validation.bought_share=0.1, or recipe.keep=last"
+                "set validation.bought_share=0.1 (and ask for enough images), or recipe.keep=last"
             )
         if data.test is None:
             return

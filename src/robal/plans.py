@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -13,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robal import acquisition, attacks, networks, objectives, oracles, threats, training
-from robal.errors import InputError, PlanError, did_you_mean
+from robal.errors import PlanError, did_you_mean
 from robal.plan import Plan
 
 # What a field of the plan may hold by name, and the package whose exports are the names.
@@ -61,9 +63,16 @@ def read_plan(
     mapping = merge(encode(Plan()), base or {})
     if path is not None:
         try:
-            mapping = merge(mapping, read_yaml(Path(path).read_text(encoding="utf-8"), str(path)))
+            text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise PlanError([f"there is no plan file {path}"]) from None
+        except IsADirectoryError:
+            raise PlanError(
+                [f"{path} is a folder, not a plan file; `robal resume {path}` goes on with a run"]
+            ) from None
+        except UnicodeDecodeError as error:
+            raise PlanError([f"{path} is no plan file: it should be UTF-8 text ({error})"]) from None
+        mapping = merge(mapping, read_yaml(text, str(path)))
     for override in overrides:
         mapping = merge(mapping, parse_override(override))
     return decode(mapping)
@@ -95,6 +104,13 @@ def encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode(part) for part in value]
     return value
+
+
+def default_folder(plan: Plan) -> Path:
+    """runs/<data>-<acquisition>-<digest>: the same plan has the same folder, another plan another one."""
+    digest = hashlib.sha256(json.dumps(encode(plan), sort_keys=True).encode()).hexdigest()[:6]
+    acquisition_name = type(plan.acquisition).__name__
+    return Path("runs") / f"{Path(plan.data.name).stem.replace(':', '-')}-{acquisition_name}-{digest}"
 
 
 _STRUCTURES = {"Plan", "Source", "Start", "Validation", "Evaluation", "Recipe"}
@@ -149,9 +165,15 @@ def merge(old: Any, new: Any) -> Any:
     if not isinstance(old, dict) or not isinstance(new, Mapping):
         return new
     is_component = "name" in old and "folder" not in old  # a data source has a name too, and keeps its settings
-    if is_component and new.get("name", old["name"]) != old["name"]:
+    if is_component and _exported(new.get("name", old["name"])) != _exported(old["name"]):
         return dict(new)
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
+def _exported(name: Any) -> Any:
+    """The exported name that an alias stands for, in whatever package; any other name itself."""
+    aliases = (getattr(package, "ALIASES", {}) for package in COMPONENTS.values())
+    return next((known[name] for known in aliases if isinstance(name, str) and name in known), name)
 
 
 def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
@@ -169,6 +191,9 @@ def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
         return _component(kind, value, where, mistakes)
     if is_dataclass(kind):
         return _dataclass(kind, value, where, mistakes)
+    if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+        mistakes.append(f"{where}: should be a number, not {value!r}")  # YAML's yes, no, on and off are no 1 and 0
+        return None
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
@@ -186,10 +211,11 @@ def _component(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if ":" in name:
         found = _imported(name, where, mistakes)
     else:
-        aliases = getattr(COMPONENTS[kind], "ALIASES", {})
-        found = known(kind).get(aliases.get(name, name))
+        aliases, names = getattr(COMPONENTS[kind], "ALIASES", {}), known(kind)
+        found = names.get(aliases.get(name, name))
         if found is None:
-            mistakes.append(f"{where}: {name!r} is unknown; {did_you_mean(name, [*known(kind), *aliases])}")
+            other = {alias for alias in aliases if alias.lower() not in {exported.lower() for exported in names}}
+            mistakes.append(f"{where}: {name!r} is unknown; {did_you_mean(name, {*names, *other})}")
     return None if found is None else _dataclass(found, settings, where, mistakes)
 
 
@@ -197,7 +223,7 @@ def _imported(name: str, where: str, mistakes: list[str]) -> type | None:
     module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, ValueError, TypeError) as error:
         mistakes.append(f"{where}: {name!r} cannot be imported: {error}")
         return None
     if not is_dataclass(found):
@@ -225,6 +251,6 @@ def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
         return None
     try:
         return kind(**settings)
-    except InputError as error:
+    except (ValueError, TypeError) as error:  # InputError of ours, anything of a component of the user's
         mistakes.append(f"{where or 'the plan'}: {error}")
         return None

@@ -64,6 +64,8 @@ class Pool:
             InputError: if an index is out of range, doubled or already answered, or a label is not legal.
         """
         self._check_indices(indices, labels)
+        if (labels == UNLABELLED).any():
+            raise InputError("UNLABELLED is no answer: give a class, SKIPPED or NONE_OF_THESE")
         if (self.labels[indices] != UNLABELLED).any():
             known = int(indices[self.labels[indices] != UNLABELLED][0])
             raise InputError(f"image {known} is already labelled; `relabel` is the recorded way to change a label")
@@ -79,6 +81,8 @@ class Pool:
     def _check_indices(self, indices: Tensor, labels: Tensor) -> None:
         if indices.shape != labels.shape or indices.ndim != 1:
             raise InputError(f"{list(indices.shape)} indices came with {list(labels.shape)} labels")
+        if labels.dtype != torch.int64:
+            raise InputError(f"labels are int64; these are {str(labels.dtype).split('.')[-1]}")
         if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(self)):
             raise InputError(f"an index lies outside the pool of {len(self)} images")
         if len(indices.unique()) != len(indices):

@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +24,7 @@ from robal.errors import RunFolderError
 from robal.folder import RunFolder, write
 from robal.images import Images
 from robal.plan import Plan
-from robal.plans import encode, read_yaml, to_yaml
+from robal.plans import decode, encode, read_yaml, to_yaml
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyautoattack")
 _ELSEWHERE = (
@@ -87,6 +89,32 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
                 f"{place.path} was begun with other images or labels ({theirs['about']}); "
                 "give the same data, or choose another folder"
             )
+
+
+@contextmanager
+def same_threads(place: RunFolder) -> Iterator[None]:
+    """As many torch threads as the run began with: float sums depend on them, and resuming is to be exact."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(json.loads((place.path / "environment.json").read_text(encoding="utf-8"))["threads"])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def plan_of(folder: Path, data: Path | None = None) -> Plan:
+    """The plan that a run folder holds; `data`, where given, is where its data sets lie now.
+
+    Raises:
+        RunFolderError: if there is no run in the folder.
+    """
+    path = folder / "plan.yaml"
+    if not path.exists():
+        raise RunFolderError(
+            f"{folder} holds no run: there is no plan.yaml in it; `robal run --out {folder}` begins one"
+        )
+    plan = decode(read_yaml(path.read_text(encoding="utf-8"), str(path)))
+    return plan if data is None else replace(plan, data=replace(plan.data, folder=str(data))).located()
 
 
 def flat(mapping: Any, prefix: str = "") -> dict[str, Any]:

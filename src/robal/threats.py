@@ -110,7 +110,7 @@ class L2:
         noise = torch.randn(inputs.shape, generator=generator, device=device)
         length = torch.rand(len(inputs), generator=generator, device=device) ** (1 / inputs[0].numel())
         step = noise * _per_example(length / self.size(noise).clamp_min(1e-12))
-        scale = radius if isinstance(radius, float) else _per_example(radius)
+        scale = _per_example(radius) if isinstance(radius, Tensor) else radius
         return (inputs + step.to(inputs.device) * scale).clamp_(0.0, 1.0)
 
     def size(self, delta: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+# The front door: `make` prints what there is.
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# One thread a test process: small tensors on many threads wait more than they work.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types format bench clean
+
+help:  ## print this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -e .
+	touch $@
+
+.venv/developed: .venv/installed
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## install, then a whole robust active-learning run on handwritten digits (3 minutes)
+	$(BIN)/robal run --out runs/demo
+
+test: .venv/developed lint types  ## lint, types, tests and doctests (minutes); data sets are looked for in ROBAL_DATA
+	$(PYTEST) -n 2 -m "not slow"
+
+test-slow: .venv/developed  ## the long tests too: many kills, real data, whole runs
+	$(PYTEST) -n 2
+
+lint: .venv/developed  ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/developed  ## mypy, strict
+	$(BIN)/mypy
+
+format: .venv/developed  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/developed  ## speed of crafting against a plain loop
+	$(BIN)/python benchmarks/crafting.py
+
+clean:  ## remove the virtual environment and caches; runs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

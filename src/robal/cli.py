@@ -1,0 +1,244 @@
+"""The command line: one small function a command, and no logic."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.markup import escape
+
+from robal import __version__
+from robal.errors import AwaitingLabels, PlanError, RobalError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
+    from robal.data import Data
+    from robal.plan import Plan
+
+app = App(
+    name="robal",
+    help="Robust active learning: which images to label so that the model stands up to adversarial examples.",
+    version=__version__,
+    help_format="markdown",
+)
+data_app = App(name="data", help="Data sets: what is known, what is here, and how to get it.")
+app.command(data_app)
+
+
+@app.command(name="run")
+def run_command(
+    *settings: str,
+    preset: str | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Carry out a plan; without any argument, the embedded example on handwritten digits (about two minutes).
+
+    Called again with the same plan, it goes on where it stopped.
+
+    Examples:
+
+    - `robal run`
+    - `robal run acquisition=Random seed=1 --out runs/random`
+    - `robal run --preset dre-mnist --data ~/data acquisition=DRE rounds=8 --out runs/dre`
+    - `robal run plan.yaml recipe.epochs=5 acquisition=Margin`
+    - `robal run data.name=photos/ oracle=CSVFile` (label by filling in a CSV file; exit code 3 while it waits)
+
+    Parameters
+    ----------
+    settings
+        A plan file (YAML), and settings `key=value` that replace its values; keys as in plan.yaml.
+    preset
+        A published protocol to start from; `robal presets` lists them.
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    out
+        The run folder; else a name made of the plan, under runs/.
+    json
+        Print one JSON object a round, and nothing else, on standard output.
+    """
+    from robal import presets
+    from robal.plans import default_folder, read_plan, read_yaml
+
+    files = [setting for setting in settings if "=" not in setting]
+    if len(files) > 1:
+        raise PlanError(
+            [f"one plan file at a time, not {len(files)} ({', '.join(files)}); settings look like key=value"]
+        )
+    overrides = [setting for setting in settings if "=" in setting]
+    if data is not None:
+        overrides.append(f"data.folder={json_module.dumps(str(data))}")
+    base = None if preset is None else read_yaml(presets.text(preset), preset)
+    plan = read_plan(files[0] if files else None, overrides, base).located()
+    _carry_out(plan, plan.data.load(), out or default_folder(plan), json)
+
+
+@app.command(name="resume")
+def resume_command(
+    folder: Path, *, data: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False
+) -> None:
+    """Go on with a run, after Ctrl-C, a kill, a crash, a full disk, or when labels have been filled in.
+
+    Examples:
+
+    - `robal resume runs/dre`
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    data
+        The folder that holds your data sets, where it has moved since.
+    json
+        Print one JSON object a round, and nothing else, on standard output.
+    """
+    from robal.records import plan_of
+
+    plan = plan_of(folder, data)
+    _carry_out(plan, plan.data.load(), folder, json)
+
+
+@app.command(name="report")
+def report_command(*folders: Path, out: Path | None = None) -> None:
+    """Show runs: a table here, and a page with learning curves and the queried images.
+
+    Examples:
+
+    - `robal report runs/dre`
+    - `robal report runs/dre runs/random --out comparison/`
+
+    Parameters
+    ----------
+    folders
+        Run folders; several are laid over each other.
+    out
+        Where the page goes; else report/ in the first run folder.
+    """
+    from robal.report import report, table
+
+    if not folders:
+        raise PlanError(["name at least one run folder: robal report runs/dre"])
+    page = report(folders, out)
+    console = Console()
+    console.print(table(folders))
+    console.print(f"Report: {page}", soft_wrap=True, markup=False)
+
+
+@app.command(name="presets")
+def presets_command(name: str | None = None) -> None:
+    """List the published protocols, or print one as YAML.
+
+    Examples:
+
+    - `robal presets`
+    - `robal presets dre-mnist > plan.yaml`
+
+    Parameters
+    ----------
+    name
+        The preset to print.
+    """
+    from robal import presets
+
+    if name is not None:
+        print(presets.text(name), end="")
+        return
+    for known in presets.names():
+        print(f"{known:26} {presets.summary(known)}")
+
+
+@data_app.command(name="list")
+def list_command(*, data: Path | None = None) -> None:
+    """What data sets are known, and which are here with the right checksums.
+
+    Parameters
+    ----------
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    """
+    from rich.table import Table
+
+    from robal.datasets import catalogue, data_folder, present
+
+    table = Table("name", "what", "status", title=f"data sets, looked for in {data_folder(data)}")
+    for known in catalogue():
+        table.add_row(known.name, escape(known.about), escape(present(known.name, data)))
+    Console().print(table)
+
+
+@data_app.command(name="fetch")
+def fetch_command(name: str, *, data: Path | None = None) -> None:
+    """Download a data set, with progress and checksums; what is there and right is left alone.
+
+    Examples:
+
+    - `robal data fetch mnist --data ~/data`
+
+    Parameters
+    ----------
+    name
+        As in `robal data list`.
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    """
+    from robal.datasets import fetch
+
+    print(f"{name} is in {fetch(name, data)}")
+
+
+def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
+    from robal.loop import rounds
+    from robal.progress import display, quiet
+    from robal.report import report, table
+
+    console = Console(quiet=json)
+    console.print(f"{escape(data.about)}\nRun folder: {folder}", highlight=False, soft_wrap=True)
+    seen: int | None = None
+    try:
+        with quiet() if json else display():
+            for state in rounds(plan, data, folder):
+                for row in state.history[seen:] if seen is not None else ():
+                    if json:
+                        print(json_module.dumps(row), flush=True)
+                    console.print(_line(row), highlight=False)
+                seen = len(state.history)
+    except KeyboardInterrupt:
+        print(f"\nStopped; nothing is lost. Go on with: robal resume {folder}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except AwaitingLabels as error:
+        raise AwaitingLabels(f"{error} {folder}") from None
+    page = report([folder])
+    if not json:
+        console.print(table([folder]))
+        console.print(f"Report: {page}", soft_wrap=True, markup=False)
+
+
+def _line(row: dict[str, Any]) -> str:
+    rates = "" if row["accuracy"] is None else f"{row['accuracy']:.1%} accurate"
+    for attack, value in row["robust_accuracy"].items():
+        rates += f", {value:.1%} under {attack}"
+    return f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'} ({row['seconds']:.0f} s)"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors become one sentence each and an exit code of their kind."""
+    try:
+        app(arguments)
+    except PlanError as error:
+        for mistake in error.mistakes:
+            print(f"robal: {mistake}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except RobalError as error:
+        print(f"robal: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+    except OSError as error:
+        print(f"robal: {error}", file=sys.stderr)
+        raise SystemExit(4) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
