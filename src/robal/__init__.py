@@ -1,6 +1,6 @@
 """robal: robust active learning. Which images to label so that the model stands up to adversarial examples.
 
-The names below are loaded when they are first used, because torch takes seconds to import and `robal --help` should not.
+The names below are loaded when first used, because torch takes seconds to import and `robal --help` should not.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ class Candidates:
                 raise
             function = logits_of
         rows = self.map(function)
-        check_logits(rows["logits"], len(self.pool.classes))
+        if len(self):
+            check_logits(rows["logits"], len(self.pool.classes))
         return rows
 
     @property

@@ -210,7 +210,7 @@ def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
         print(f"\nStopped; nothing is lost. Go on with: robal resume {folder}", file=sys.stderr)
         raise SystemExit(130) from None
     except AwaitingLabels as error:
-        raise AwaitingLabels(f"{error} {folder}") from None
+        raise AwaitingLabels(str(error).replace("`robal resume`", f"`robal resume {folder}`")) from None
     page = report([folder])
     if not json:
         console.print(table([folder]))

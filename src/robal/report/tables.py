@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +26,10 @@ def attacks_of(records: Sequence[RunRecord]) -> tuple[str, ...]:
 def _cell(rate: Rate | None) -> Text:
     if rate is None:
         return Text("–", style="dim")
-    return Text.assemble(str(rate), (f" [{rate.range}]" if rate.range else "", "dim"))
+    if rate.interval is None:
+        return Text(f"{100 * rate.value:.1f}")
+    low, high = rate.interval
+    return Text.assemble(f"{100 * rate.value:.1f}", (f" ±{50 * (high - low):.1f}", "dim"))
 
 
 def table(folders: Sequence[Path]) -> Table:
@@ -39,9 +43,9 @@ def table(folders: Sequence[Path]) -> Table:
     """
     records = read_all(folders)
     attacks = attacks_of(records)
-    said = ["rates with 95 % Wilson intervals"]
+    said = ["rates in percent, ± half their 95 % Wilson interval"]
     said += [f"{record.name}: {record.status}" for record in records if not record.is_finished]
-    shown = Table(caption=Text("\n".join(said)), caption_justify="left")
+    shown = Table(caption=Text("\n".join(said)), caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for head in ("run", "round", "labels", "accuracy", *attacks, "time"):
         first = head == "run"
         shown.add_column(Text(head), justify="left" if first else "right", no_wrap=not first, overflow="fold")

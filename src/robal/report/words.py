@@ -58,15 +58,15 @@ def threat(plan: Mapping[str, Any]) -> str:
 
 
 def component(value: object) -> str:
-    """A component with its settings, as deep as they go.
+    """A component with its settings, as deep as they go; what is off, zero or left open goes unsaid.
 
     >>> component({"name": "DRE", "bins": 50, "stratify": False, "score": {"name": "MaxEntropy"}})
-    'DRE (bins 50, stratify no, score MaxEntropy)'
+    'DRE (bins 50, score MaxEntropy)'
     """
     if isinstance(value, Mapping):
         part = mapping(value)
         settings = ", ".join(
-            f"{key.replace('_', ' ')} {component(item)}" for key, item in part.items() if key != "name"
+            f"{key.replace('_', ' ')} {component(item)}" for key, item in part.items() if key != "name" and item
         )
         return " ".join(word for word in (str(part.get("name", "")), f"({settings})" if settings else "") if word)
     if isinstance(value, list | tuple):
@@ -138,12 +138,6 @@ def _data(record: RunRecord) -> list[str]:
     about = str(data.get("about") or "").strip().rstrip(".")
     said = [first + (": " + ", ".join(sizes) if sizes else "") + "."]
     said += [about[0].upper() + about[1:] + "."] if about else []
-    held_out = mapping(plan.get("data")).get("held_out")
-    said += (
-        [f"It is measured on images held out of the {held_out} split."]
-        if isinstance(held_out, str) and held_out
-        else []
-    )
     share = number(mapping(plan.get("validation")).get("bought_share"))
     return said + ([f"{100 * share:.0f} % of the labels bought are kept for validation."] if share else [])
 
