@@ -21,7 +21,7 @@ help:  ## print this
 	touch $@
 
 demo: .venv/installed  ## install, then a whole robust active-learning run on handwritten digits (3 minutes)
-	$(BIN)/robal run --out runs/demo
+	$(BIN)/robal run
 
 test: .venv/developed lint types  ## lint, types, tests and doctests (minutes); data sets are looked for in ROBAL_DATA
 	$(PYTEST) -n 2 -m "not slow"

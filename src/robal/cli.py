@@ -40,7 +40,7 @@ def run_command(
 
     Called again with the same plan, it goes on where it stopped.
 
-    Examples:
+    For example:
 
     - `robal run`
     - `robal run acquisition=Random seed=1 --out runs/random`
@@ -83,7 +83,7 @@ def resume_command(
 ) -> None:
     """Go on with a run, after Ctrl-C, a kill, a crash, a full disk, or when labels have been filled in.
 
-    Examples:
+    For example:
 
     - `robal resume runs/dre`
 
@@ -106,7 +106,7 @@ def resume_command(
 def report_command(*folders: Path, out: Path | None = None) -> None:
     """Show runs: a table here, and a page with learning curves and the queried images.
 
-    Examples:
+    For example:
 
     - `robal report runs/dre`
     - `robal report runs/dre runs/random --out comparison/`
@@ -132,7 +132,7 @@ def report_command(*folders: Path, out: Path | None = None) -> None:
 def presets_command(name: str | None = None) -> None:
     """List the published protocols, or print one as YAML.
 
-    Examples:
+    For example:
 
     - `robal presets`
     - `robal presets dre-mnist > plan.yaml`
@@ -174,7 +174,7 @@ def list_command(*, data: Path | None = None) -> None:
 def fetch_command(name: str, *, data: Path | None = None) -> None:
     """Download a data set, with progress and checksums; what is there and right is left alone.
 
-    Examples:
+    For example:
 
     - `robal data fetch mnist --data ~/data`
 
@@ -226,6 +226,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one sentence each and an exit code of their kind."""
+    sys.path.insert(0, str(Path.cwd()))  # module:name finds what lies in the current folder
     try:
         app(arguments)
     except PlanError as error:

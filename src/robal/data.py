@@ -180,6 +180,8 @@ class Data:
             apart = _from_test if held_out == "test" else _from_train
             pool, validation, test, about = apart(train, tests, held_out_images, seed)
             cut += test_cut
+        validation, _ = _mixed(validation, seed, "validation")
+        test, shuffled = _mixed(test, seed, "test")
         return cls(
             InMemory(pool.images),
             pool.labels if bool((pool.labels >= 0).any()) else None,
@@ -187,7 +189,7 @@ class Data:
             test.split(),
             dataset.classes,
             dataset.name,
-            f"{dataset.name}: {cut}{about}.",
+            f"{dataset.name}: {cut}{about}{shuffled}.",
         )
 
     def fingerprint(self) -> str:
@@ -287,6 +289,15 @@ def _run(labels: Tensor, count: int, which: str, seed: int, what: str) -> tuple[
     if len(labels[run].unique()) == len(labels.unique()):
         return run, f"the {which} {count:,}"
     return _share(labels, count, seed, what), f"{count:,} drawn class by class with seed {seed}"
+
+
+def _mixed(part: _Part, seed: int, what: str) -> tuple[_Part, str]:
+    """The part as it is where its first images show every class; shuffled where its files are sorted by class."""
+    classes = len(part.labels.unique())
+    first = part.labels[: max(100, 20 * classes)]
+    if len(first) == len(part.labels) or len(first.unique()) == classes:
+        return part, ""
+    return part.take(_shuffled(torch.arange(len(part.labels)), seed, what, "order")), ", shuffled"
 
 
 def _share(labels: Tensor, count: int, seed: int, what: str) -> Tensor:

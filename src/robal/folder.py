@@ -11,7 +11,6 @@ import csv
 import fcntl
 import io
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import FolderInUse, RunFolderError
+from robal.files import write
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS questions (
@@ -147,21 +147,3 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} could not be used: {error}. Free some space or mend the folder, then `robal resume`"
             ) from error
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: temp file, fsync, rename.
-
-    Raises:
-        RunFolderError: when the disk is full, or the folder is not to be written; the old file stays.
-    """
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error

@@ -14,14 +14,15 @@ from torch import Tensor
 from robal.acquisition import Random, choose
 from robal.candidates import Candidates
 from robal.data import Data
+from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.oracles import CSVFile, Hidden
-from robal.plan import Plan
-from robal.pool import Examples, Pool
+from robal.plan import Plan, device_of
+from robal.pool import Pool
 from robal.progress import track
-from robal.records import check_same_run, contact_sheet, same_threads, write_records
+from robal.records import check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.training import Trained, fit
 
@@ -37,7 +38,6 @@ class State:
         note: what was seen when the question was chosen (entropies, seconds).
         answers: [n] int64, or None before they are all there.
         validation: [V] int64, the bought images that went to validation.
-        kept: examples that acquisition functions made and keep (twins, pseudo-labels).
     """
 
     pool: Pool
@@ -46,7 +46,6 @@ class State:
     note: dict[str, Any] | None = None
     answers: Tensor | None = None
     validation: Tensor = torch.empty(0, dtype=torch.int64)
-    kept: Examples | None = None
 
     @property
     def round(self) -> int:
@@ -80,7 +79,7 @@ def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
     with RunFolder(Path(folder)).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)
-        with same_threads(place):
+        with same_numerics(place):
             state, previous = load(plan, data, place)
             yield state
             for number in track(range(state.round, plan.rounds + 1), "rounds", plan.rounds + 1, state.round):
@@ -101,7 +100,8 @@ def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFold
 def ask(plan: Plan, state: State, previous: Trained, place: RunFolder) -> State:
     """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
     started, first = time.perf_counter(), state.round == 0
-    candidates = Candidates(previous.model, state.pool, state.pool.candidates, history=state.history)
+    seen = [{key: row[key] for key in ("round", "labelled", "labels", "validation")} for row in state.history]
+    candidates = Candidates(previous.model, state.pool, state.pool.candidates, history=seen)
     question = choose(
         Random() if first else plan.with_threats().acquisition,
         candidates,
@@ -110,7 +110,7 @@ def ask(plan: Plan, state: State, previous: Trained, place: RunFolder) -> State:
     )
     note: dict[str, Any] = {"entropy": None if first else describe_query(candidates, question)}
     note["seconds"] = time.perf_counter() - started
-    sheet = place.round(state.round) / "query.png"
+    sheet = place.round(state.round) / "question.png"
     contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()])
     place.save_question(state.round, question, note)
     return replace(state, question=question, note=note)
@@ -125,6 +125,12 @@ def answer(plan: Plan, data: Data, state: State, place: RunFolder) -> State:
     elif isinstance(oracle, CSVFile):
         oracle = replace(oracle, path=str(place.path / (oracle.path or "labels.csv")))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
+    known = int((answers >= 0).sum()) - round(plan.validation.bought_share * len(answers))
+    if state.round == 0 and known < 2:  # refused before it is saved, so that the answers can still be changed
+        raise InputError(
+            f"the first {len(answers)} answers give {max(known, 0)} images to train on, and two are needed: "
+            "give more of them a class, then `robal resume`"
+        )
     place.save_answers(state.round, question, answers, type(oracle).__name__)
     return replace(state, answers=answers, note={**(state.note or {}), "answering": time.perf_counter() - started})
 
@@ -136,7 +142,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     state = reveal(plan, state)
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
+    labelled = Labelled.of(plan, data, state.pool, state.validation)
     started = time.perf_counter()
     trained = fit(
         recipe,
@@ -158,7 +164,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     trained.save(scratch / "model.safetensors")
     place.save_query(number, question, answers, data.classes)
     names = [data.classes[label] if label >= 0 else "–" for label in answers.tolist()]
-    contact_sheet(scratch / "query.png", data.images, question, names)
+    contact_sheet(scratch / "query.png", data.images, question, names, most=60)
     place.save_history([*state.history, row])
     (scratch / "training.safetensors").unlink(missing_ok=True)
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
@@ -177,9 +183,11 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     """The state and the model that a run folder holds; those of a fresh run where it holds none."""
     state, history = State(Pool.unlabelled(data.images, data.classes)), tuple(place.history())
     for number in range(len(history)):
-        question, _ = _there(place.question(number))
-        answers = _there(place.answers(number, question))
-        state = reveal(plan, replace(state, question=question, answers=answers, history=history[:number]))
+        asked = place.question(number)
+        answers = None if asked is None else place.answers(number, asked[0])
+        if asked is None or answers is None:
+            raise RunFolderError(f"{place.path} lacks the labels of round {number}: its state.sqlite is not the run's")
+        state = reveal(plan, replace(state, question=asked[0], answers=answers, history=history[:number]))
         (place.round(number) / "training.safetensors").unlink(missing_ok=True)  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data)
@@ -195,8 +203,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
 def initial(plan: Plan, data: Data) -> Trained:
     """The network before any training: its weights are a function of the plan's seed."""
     model = plan.network(data.images.shape, len(data.classes), plan.seed)
-    device = plan.device if plan.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return Trained(channels_last(model.to(device)).eval())
+    return Trained(channels_last(model.to(device_of(plan.device))).eval())
 
 
 def _there(value: Any) -> Any:

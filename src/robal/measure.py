@@ -14,7 +14,7 @@ from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.evaluation import Verdicts, clean, seconds_needed, under_attack
-from robal.plan import Plan
+from robal.plan import Plan, name_of
 from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
 from robal.progress import say
 from robal.scores import entropy
@@ -39,7 +39,7 @@ class Labelled:
     counts: dict[str, int]
 
     @classmethod
-    def of(cls, plan: Plan, data: Data, pool: Pool, bought: Tensor, kept: Examples | None) -> Labelled:
+    def of(cls, plan: Plan, data: Data, pool: Pool, bought: Tensor) -> Labelled:
         """Divide what is known into training and validation (`bought`: the positions that went to validation)."""
         training = pool.labelled[~torch.isin(pool.labelled, bought)]
         examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
@@ -59,7 +59,7 @@ class Labelled:
             "bought": len(training) + len(answered) + refused,
             "free_validation": free,
         }
-        return cls(Examples.join([examples, kept]) if kept is not None else examples, validation, counts)
+        return cls(examples, validation, counts)
 
 
 def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Module, int], float] | None:
@@ -119,7 +119,7 @@ def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, n
     robust = under_attack(model, *split, attack, seed, what=f"round {number}: {attack.label}, validation")
     return {
         "accuracy": clean(model, *split).accuracy,
-        "robust_accuracy": {attack.label: robust.accuracy},
+        "robust_accuracy": {name_of(attack, plan.threat): robust.accuracy},
         "images": len(split[1]),
     }
 
@@ -131,12 +131,14 @@ def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str,
     attacks: tuple[Attack, ...] = plan.evaluation.each_round
     if number == plan.rounds:
         attacks += plan.evaluation.at_end
-        for label, seconds in seconds_needed(model, inputs, labels, plan.evaluation.at_end).items():
-            say(f"{label} on {len(first)} test images: at most about {seconds:.0f} s")
+    for label, seconds in seconds_needed(model, inputs, labels, attacks).items():
+        if seconds > 2:
+            say(f"round {number}: {label} on {len(first)} test images takes at most about {seconds:.0f} s")
     seed = stream(plan.seed, "evaluate", number)
+    names = {name_of(attack, plan.threat): attack for attack in attacks}
     return {
-        attack.label: under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {attack.label}")
-        for attack in attacks
+        name: under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {name}")
+        for name, attack in names.items()
     }
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from robal.acquisition import DRE, Acquisition, Score
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
@@ -16,6 +18,20 @@ from robal.objectives import Adversarial, Natural
 from robal.oracles import Hidden, Oracle
 from robal.threats import Linf, Threat, with_threat
 from robal.training import Adam, Recipe, Triangular
+
+
+def name_of(attack: Attack, threat: Threat | None) -> str:
+    """What an attack's results are called: its label, with its threat where that is not the plan's.
+
+    >>> name_of(PGD(steps=50, threat=Linf(0.1)), Linf(0.3))
+    'PGD-50 (Linf, eps = 0.1)'
+    """
+    return attack.label if attack.threat in (None, threat) else f"{attack.label} ({attack.threat})"
+
+
+def device_of(name: str) -> str:
+    """The torch device that "auto", "cpu" or "cuda" means here."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -119,11 +135,14 @@ class Evaluation:
     at_end: tuple[Attack, ...] = (AutoAttack(),)
 
     def __post_init__(self) -> None:
-        labels = [attack.label for attack in (*self.each_round, *self.at_end)]
-        doubled = sorted({label for label in labels if labels.count(label) > 1})
-        if self.images < 1 or doubled:
+        if self.images < 1:
+            raise InputError(f"evaluation needs images >= 1; {self.images} came")
+        names = [name_of(attack, None) for attack in (*self.each_round, *self.at_end)]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
             raise InputError(
-                f"evaluation needs images >= 1 and attacks of different names; {self.images}, {doubled} came"
+                f"{', '.join(doubled)} is there twice; each_round runs in the last round too, so name an attack in "
+                "each_round or in at_end"
             )
 
 
@@ -201,6 +220,8 @@ class Plan:
                 the network does not take, nothing to choose the best epoch by, AutoAttack standard with fewer than
                 four classes.
         """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("the plan asks for device=cuda and torch finds none; use device=cpu, or auto")
         if len(data.classes) < 2:
             raise InputError(
                 f"at least two classes are needed; there are {len(data.classes)}. "

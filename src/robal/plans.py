@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import types
 from collections.abc import Iterable, Mapping
@@ -49,7 +50,12 @@ def _is_kind(component: type, kind: Any) -> bool:
         instance = component()
     except TypeError:  # a value, such as Batch: components can be built without arguments
         return False
-    return isinstance(instance, kind) and (kind is not acquisition.Score or acquisition.is_score(instance))
+    if not isinstance(instance, kind):
+        return False
+    if kind in (acquisition.Score, acquisition.Acquisition):
+        arguments = len(inspect.signature(instance).parameters)
+        return arguments == 2 or (arguments == 3 and kind is acquisition.Acquisition)
+    return True
 
 
 def read_plan(
@@ -92,6 +98,9 @@ def encode(value: Any) -> Any:
 
     >>> encode(threats.Linf(0.3))
     {'name': 'Linf', 'eps': 0.3}
+
+    Raises:
+        PlanError: for a part that YAML cannot hold, such as a function.
     """
     if is_dataclass(value) and not isinstance(value, type):
         private = getattr(value, "PRIVATE", ())
@@ -103,7 +112,9 @@ def encode(value: Any) -> Any:
         return {"name": kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"} | parts
     if isinstance(value, tuple | list):
         return [encode(part) for part in value]
-    return value
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise PlanError([f"{value!r} cannot be written down: a component of a plan is a frozen dataclass of a module"])
 
 
 def default_folder(plan: Plan) -> Path:
@@ -164,7 +175,7 @@ def merge(old: Any, new: Any) -> Any:
         new = {"name": new}
     if not isinstance(old, dict) or not isinstance(new, Mapping):
         return new
-    is_component = "name" in old and "folder" not in old  # a data source has a name too, and keeps its settings
+    is_component = "name" in old and "held_out" not in old  # a data source has a name too, and keeps its settings
     if is_component and _exported(new.get("name", old["name"])) != _exported(old["name"]):
         return dict(new)
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
@@ -187,8 +198,18 @@ def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if get_origin(kind) is tuple and get_args(kind)[0] in COMPONENTS:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_build(get_args(kind)[0], item, f"{where}[{i}]", mistakes) for i, item in enumerate(items))
+    if kind is threats.Threat and isinstance(value, str) and ":" in value:
+        try:
+            return threats.parse(value)
+        except ValueError as error:
+            mistakes.append(f"{where}: {error}")
+            return None
     if kind in COMPONENTS:
         return _component(kind, value, where, mistakes)
+    if kind is float and isinstance(value, str) and value.count("/") == 1:
+        above, below = value.split("/")
+        if above.strip().isdecimal() and below.strip().isdecimal() and int(below):
+            return int(above) / int(below)  # 8/255
     if is_dataclass(kind):
         return _dataclass(kind, value, where, mistakes)
     if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
@@ -209,9 +230,10 @@ def _component(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
         mistakes.append(f"{where}: needs a name ({', '.join(known(kind))}), not {value!r}")
         return None
     if ":" in name:
-        found = _imported(name, where, mistakes)
+        found = _imported(kind, name, where, mistakes)
     else:
-        aliases, names = getattr(COMPONENTS[kind], "ALIASES", {}), known(kind)
+        names = known(kind)
+        aliases = {alias: of for alias, of in getattr(COMPONENTS[kind], "ALIASES", {}).items() if of in names}
         found = names.get(aliases.get(name, name))
         if found is None:
             other = {alias for alias in aliases if alias.lower() not in {exported.lower() for exported in names}}
@@ -219,17 +241,21 @@ def _component(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     return None if found is None else _dataclass(found, settings, where, mistakes)
 
 
-def _imported(name: str, where: str, mistakes: list[str]) -> type | None:
+def _imported(kind: Any, name: str, where: str, mistakes: list[str]) -> type | None:
     module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, SyntaxError, ValueError, TypeError) as error:
-        mistakes.append(f"{where}: {name!r} cannot be imported: {error}")
+    except Exception as error:  # importing runs the module, which may raise anything
+        mistakes.append(f"{where}: {name!r} cannot be imported: {type(error).__name__}: {error}")
         return None
-    if not is_dataclass(found):
-        mistakes.append(f"{where}: {name!r} must be a dataclass, so that a plan can be written down")
+    if not isinstance(found, type) or not is_dataclass(found) or not _is_kind(found, kind):
+        hint = f"; for a function, write {{name: Custom, factory: '{name}'}}" if kind is networks.Architecture else ""
+        mistakes.append(
+            f"{where}: {name!r} must be a frozen dataclass, buildable without arguments, that does what "
+            f"{kind.__name__} says{hint}"
+        )
         return None
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:

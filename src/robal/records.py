@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,10 @@ from torch import Tensor
 from robal import __version__
 from robal.data import Data
 from robal.errors import RunFolderError
-from robal.folder import RunFolder, write
+from robal.files import whole, write
+from robal.folder import RunFolder
 from robal.images import Images
-from robal.plan import Plan
+from robal.plan import Plan, device_of
 from robal.plans import decode, encode, read_yaml, to_yaml
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyautoattack")
@@ -37,20 +38,21 @@ _ELSEWHERE = (
 def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
     """Write plan.yaml and environment.json, once."""
     if not (place.path / "environment.json").exists():
-        write(place.path / "environment.json", json.dumps(environment(data), indent=1) + "\n")
+        write(place.path / "environment.json", json.dumps(environment(plan, data), indent=1) + "\n")
     if not (place.path / "plan.yaml").exists():
         write(place.path / "plan.yaml", f"# robal {__version__}\n{to_yaml(plan)}")
 
 
-def environment(data: Data) -> dict[str, Any]:
+def environment(plan: Plan, data: Data) -> dict[str, Any]:
     """Versions, hardware, command and data of this process."""
     return {
         "versions": {"robal": __version__, "python": platform.python_version()} | _versions(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if device_of(plan.device) == "cuda" else "cpu",
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "plan": digest(plan),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": {
             "name": data.name,
@@ -71,9 +73,9 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
     Raises:
         RunFolderError: naming what differs.
     """
+    ours = flat(encode(plan))
     if (place.path / "plan.yaml").exists():
-        theirs = flat(read_yaml((place.path / "plan.yaml").read_text(encoding="utf-8"), str(place.path / "plan.yaml")))
-        ours = flat(encode(plan))
+        theirs = flat(encode(plan_of(place.path)))
         differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
         differing = [key for key in differing if key not in _ELSEWHERE]
         if differing:
@@ -83,7 +85,13 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
                 "choose another folder with --out, or go on with that plan by `robal resume`"
             )
     if (place.path / "environment.json").exists():
-        theirs = json.loads((place.path / "environment.json").read_text(encoding="utf-8"))["data"]
+        begun_with = begun(place)
+        if begun_with["plan"] != digest(plan):
+            raise RunFolderError(
+                f"{place.path / 'plan.yaml'} was changed after the run began, and a run keeps its plan; "
+                "change it back, or begin another run with it: robal run plan.yaml --out another/folder"
+            )
+        theirs = begun_with["data"]
         if theirs["fingerprint"] != data.fingerprint():
             raise RunFolderError(
                 f"{place.path} was begun with other images or labels ({theirs['about']}); "
@@ -91,15 +99,38 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
             )
 
 
+def begun(place: RunFolder) -> dict[str, Any]:
+    """The environment that a run began in.
+
+    Raises:
+        RunFolderError: if its file is damaged.
+    """
+    path = place.path / "environment.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found["plan"], found["threads"], found["data"]["fingerprint"], found["data"]["about"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); remove it, then `robal resume`") from None
+    return found
+
+
+def digest(plan: Plan) -> str:
+    """16 hexadecimal digits of all that decides a run's result."""
+    decisive = {key: value for key, value in flat(encode(plan)).items() if key not in _ELSEWHERE}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
 @contextmanager
-def same_threads(place: RunFolder) -> Iterator[None]:
-    """As many torch threads as the run began with: float sums depend on them, and resuming is to be exact."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(json.loads((place.path / "environment.json").read_text(encoding="utf-8"))["threads"])
+def same_numerics(place: RunFolder) -> Iterator[None]:
+    """As many torch threads as the run began with, for float sums depend on them; on a GPU full float32, no TF32."""
+    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(begun(place)["threads"])
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def plan_of(folder: Path, data: Path | None = None) -> Plan:
@@ -132,7 +163,7 @@ def flat(mapping: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[str], most: int = 60) -> None:
+def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[str], most: int | None = None) -> None:
     """A PNG of the first images, in order, each with its title; small ones enlarged without smoothing.
 
     Args:
@@ -140,7 +171,7 @@ def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[
         images: the pool.
         indices: [n] int64.
         titles: n words.
-        most: how many at most.
+        most: how many at most; None: all.
     """
     shown, columns, gap, words = indices[:most], 20, 6, 12
     _, height, width = images.shape
@@ -157,13 +188,8 @@ def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[
         left, top = position % columns * (size[0] + gap), position // columns * (size[1] + gap + words)
         sheet.paste(picture, (left, top))
         pen.text((left, top + size[1]), titles[position][:10], fill="black")
-    temporary = path.with_name(path.name + ".part")
-    try:
+    with whole(path) as temporary:
         sheet.save(temporary, "PNG")
-        os.replace(temporary, path)  # noqa: PTH105
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error
 
 
 def _versions() -> dict[str, str]:

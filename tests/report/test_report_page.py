@@ -244,7 +244,7 @@ def test_the_terminal_table_shows_rates_intervals_and_what_is_unfinished(tmp_pat
     console = Console(width=140, file=io.StringIO())
     console.print(table([write_run(tmp_path / "done"), write_run(tmp_path / "[red]half", rounds=2)]))
     shown = console.file.getvalue()
-    assert "94.2 ±2.5" in shown
+    assert "94.2 (91–96)" in shown
     assert "[red]half: round 2 of 6, unfinished" in shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -105,19 +106,18 @@ def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, gen
         raise InputError(f"at least one image has to be asked for; n = {n} came")
     if n > len(candidates):
         raise PoolExhausted(f"{n} images were asked for and {len(candidates)} unlabelled ones are left in the pool")
-    name = getattr(acquisition, "__name__", type(acquisition).__name__)
+    name = _name(acquisition)
     if isinstance(acquisition, type):
         raise InputError(f"{name} is a class; build it first: {name}()")
-    with torch.no_grad():
+    borrowed = frozen(candidates.model) if isinstance(candidates.model, nn.Module) else nullcontext()
+    with borrowed, torch.no_grad():
         if is_score(acquisition):
-            scores = acquisition(candidates, generator)  # type: ignore[call-arg]
-            if scores.shape != (len(candidates),) or not bool(torch.isfinite(scores).all()):
-                raise ContractError(
-                    f"{name} must give one finite score for each of {len(candidates)} candidates; "
-                    f"it gave shape {list(scores.shape)}, {int((~torch.isfinite(scores)).sum())} not finite"
-                )
+            scores = scores_of(acquisition, candidates, generator)  # type: ignore[arg-type]
             return candidates.indices[torch.argsort(scores, descending=True, stable=True)[:n]]
         chosen = acquisition(candidates, n, generator)  # type: ignore[call-arg, arg-type]
+    if not isinstance(chosen, Tensor):
+        raise ContractError(f"{name} must return a tensor; it returned a {type(chosen).__name__}")
+    chosen = chosen.to(candidates.indices.device)
     legal = torch.isin(chosen, candidates.indices)
     if chosen.shape != (n,) or chosen.dtype != torch.int64 or len(chosen.unique()) != n or not bool(legal.all()):
         raise ContractError(
@@ -127,9 +127,30 @@ def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, gen
     return chosen
 
 
+def scores_of(score: Score, candidates: Candidates, generator: torch.Generator) -> Tensor:
+    """[M]: what a score says of the candidates. Raises ContractError where that is not [M] and finite."""
+    scores = score(candidates, generator)
+    if not isinstance(scores, Tensor):
+        raise ContractError(f"{_name(score)} must return a tensor; it returned a {type(scores).__name__}")
+    scores = scores.to(candidates.indices.device)
+    if scores.shape != (len(candidates),) or not bool(torch.isfinite(scores).all()):
+        raise ContractError(
+            f"{_name(score)} must give one finite score for each of {len(candidates)} candidates; "
+            f"it gave shape {list(scores.shape)}, {int((~torch.isfinite(scores)).sum())} not finite"
+        )
+    return scores
+
+
+def _name(acquisition: Acquisition | Score) -> str:
+    return str(getattr(acquisition, "__name__", type(acquisition).__name__))
+
+
 def is_score(acquisition: Acquisition | Score) -> bool:
     """Whether it takes (candidates, generator) and scores, rather than (candidates, n, generator) and chooses."""
     try:
-        return len(inspect.signature(acquisition).parameters) == 2
+        count = len(inspect.signature(acquisition).parameters)
     except TypeError:
         raise InputError(f"{acquisition!r} is no acquisition function: it cannot be called") from None
+    if count not in (2, 3):
+        raise InputError(f"{_name(acquisition)} takes {count} arguments; a score takes 2, an acquisition function 3")
+    return count == 2

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from robal.acquisition.acquisition import Score
+from robal.acquisition.acquisition import Score, scores_of
 from robal.acquisition.mcp import rank_within
 from robal.acquisition.uncertainty import MaxEntropy
 from robal.candidates import Candidates
@@ -50,7 +50,7 @@ class DRE:
             raise InputError("the released code knows no strata: use stratify with another allocation")
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
-        scores = self.score(candidates, generator)
+        scores = scores_of(self.score, candidates, generator)
         strata = candidates.logits.argmax(1) if self.stratify else None
         return candidates.indices[dre(scores, n, generator, self.bins, self.allocation, strata)]
 
@@ -96,7 +96,8 @@ def _released(scores: Tensor, n: int, cell: Tensor, counts: Tensor, rank: Tensor
     eligible = scores < scores.max()  # the code's last bin is half open
     rank = rank_within(torch.where(eligible, cell, -1), -rank.double())
     chosen = (eligible & (rank < quota[cell])).nonzero().flatten()
-    chosen = chosen[torch.argsort(cell[chosen], stable=True)][-n:]
+    # Ordered by chance within a bin, so that chance decides, too, which of a bin's are cut.
+    chosen = chosen[torch.argsort(cell[chosen] * len(scores) + rank[chosen])][-n:]
     if len(chosen) < n:  # the code returns fewer; here the rest comes at random, so that n is n
         left = torch.ones(len(scores), dtype=torch.bool)
         left[chosen] = False

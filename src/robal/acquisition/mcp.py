@@ -34,7 +34,8 @@ def mcp(probs: Tensor, n: int) -> Tensor:
     tensor([1, 2])
     """
     classes = check_probs(probs).shape[1]
-    (first, second), (one, two) = (part.unbind(1) for part in probs.topk(2, dim=1))
+    # A stable sort and not topk, in which chance decides which of two equal classes comes first.
+    (first, second), (one, two) = (part[:, :2].unbind(1) for part in torch.sort(probs, stable=True, descending=True))
     cell, priority = one * classes + two, second / first
     turn = rank_within(cell, priority)
     by_priority = torch.argsort(priority, descending=True, stable=True)

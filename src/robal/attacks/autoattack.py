@@ -33,7 +33,7 @@ class AutoAttack:
         threat: `Linf` or `L2`; None: the plan's; alone, Linf(8/255).
 
     Raises:
-        InputError: for fewer than four classes with "standard", for eps = 0.
+        InputError: for fewer than four classes with "standard", or a threat of another norm.
 
     Source: Croce and Hein, ICML 2020, arXiv 2003.01690; targets min(9, K - 1), 100 iterations, 5,000 queries.
     """

@@ -28,6 +28,7 @@ class _Twin:
     module: fx.GraphModule
     folded: list[tuple[str, str]]  # (convolution, the BatchNorm folded into it)
     tensors: list[str]  # parameters and buffers that are simply copied
+    shapes: dict[str, torch.Size]  # of the model's tensors, by which a model whose layers changed is noticed
 
 
 _twins: weakref.WeakKeyDictionary[nn.Module, _Twin | None] = weakref.WeakKeyDictionary()
@@ -54,13 +55,13 @@ def crafting(model: nn.Module, probe: Tensor) -> Iterator[nn.Module]:
 
 
 def _twin_of(model: nn.Module) -> _Twin | None:
-    if model not in _twins:
+    twin = _twins.get(model)
+    if model not in _twins or (twin is not None and twin.shapes != _shapes(model)):
         try:
             twin = _trace(model)
         except Exception:  # torch.fx raises whatever the model's own code raises when it meets a proxy
             twin = None
         _twins[model] = twin
-    twin = _twins[model]
     if twin is not None:
         here = next(iter(model.parameters()), None)
         there = next(iter(twin.module.parameters()), None)
@@ -101,7 +102,11 @@ def _trace(model: nn.Module) -> _Twin:
     channels_last(module)
     touched = {f"{conv}.{part}" for conv, _ in folded for part in ("weight", "bias")}
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in touched]
-    return _Twin(module, folded, names)
+    return _Twin(module, folded, names, _shapes(model))
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from robal.attacks.pgd import PGD
+from robal.attacks.ascent import ascend
 from robal.errors import InputError
 from robal.threats import Linf, Threat
 
@@ -42,10 +43,21 @@ class FGSM:
         """Gradient evaluations an image costs."""
         return 1
 
-    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        eps: Tensor | None = None,
+    ) -> Tensor:
         threat = self.threat or Linf()
-        step_size = self.step * threat.eps
-        if step_size == 0:
-            return inputs
-        one_step = PGD(steps=1, step_size=step_size, random_start=self.random_start, threat=threat)
-        return one_step(model, inputs, labels, generator)
+        return ascend(
+            lambda moved: F.cross_entropy(model(moved), labels, reduction="none"),
+            inputs,
+            threat,
+            steps=1,
+            step_size=self.step * (threat.eps if eps is None else eps),
+            eps=eps,
+            generator=generator if self.random_start else None,
+        )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robal.attacks.crafting import crafting
 from robal.errors import ContractError, InputError
 from robal.images import check_pixels
+from robal.networks import check_logits
 from robal.pool import check_labels
 from robal.threats import Linf, Threat
 
@@ -31,7 +32,14 @@ class Attack(Protocol):
 
 
 def perturb(
-    attack: Attack, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, check: bool = True
+    attack: Attack,
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    eps: Tensor | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Attack `inputs`, with the model in eval mode and nothing of it, or of `inputs`, changed afterwards.
 
@@ -41,6 +49,7 @@ def perturb(
         inputs: [B, C, H, W] float32 in [0, 1].
         labels: [B] int64 in [0, K).
         generator: the attack's randomness.
+        eps: [B] radii that replace the threat's own, for attacks that take them (PGD, FGSM).
         check: False leaves out the checks of `inputs` and labels, for a caller that made them itself.
 
     Returns:
@@ -56,24 +65,29 @@ def perturb(
         check_pixels(inputs)
         if labels.shape != inputs.shape[:1]:
             raise InputError(f"{len(inputs)} images came with labels of shape {list(labels.shape)}")
+        if labels.dtype != torch.int64:
+            raise InputError(f"labels are int64; these are {str(labels.dtype).split('.')[-1]}")
     if len(inputs) == 0:
         return inputs.clone()
     with crafting(model, inputs) as twin:
         if check:
             with torch.no_grad():
-                check_labels(labels, twin(inputs[:1]).shape[1])
-        moved = attack(twin, inputs, labels, generator)
+                check_labels(labels, check_logits(twin(inputs[:2])).shape[1])
+        own = () if eps is None else (eps,)  # only attacks that take radii are given any
+        moved = attack(twin, inputs, labels, generator, *own)
     threat = attack.threat or Linf()
-    _check_inside(attack, threat, inputs, moved)
+    _check_inside(attack, threat, inputs, moved, eps)
     return moved
 
 
-def _check_inside(attack: Attack, threat: Threat, inputs: Tensor, moved: Tensor) -> None:
+def _check_inside(attack: Attack, threat: Threat, inputs: Tensor, moved: Tensor, eps: Tensor | None) -> None:
     if moved.shape != inputs.shape:
         raise ContractError(f"{attack.label} returned {list(moved.shape)} for inputs of {list(inputs.shape)}")
-    largest = threat.size(moved - inputs).max()
+    sizes = threat.size(moved - inputs)
+    largest = sizes.max()
     low, high = moved.aminmax()
-    if not (largest <= threat.eps * (1 + 1e-5) + 1e-6 and low >= 0 and high <= 1):
+    allowed = (threat.eps if eps is None else eps) * (1 + 1e-5) + 1e-6
+    if not (bool((sizes <= allowed).all()) and low >= 0 and high <= 1):
         raise ContractError(
             f"{attack.label} left its threat ({threat}): the largest change is {largest.item():.4g}, "
             f"pixels reach from {low.item():.4g} to {high.item():.4g}"

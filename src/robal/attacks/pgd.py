@@ -54,9 +54,16 @@ class PGD:
         """Gradient evaluations an image costs."""
         return self.steps * self.restarts
 
-    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        eps: Tensor | None = None,
+    ) -> Tensor:
         threat = self.threat or Linf()
-        step_size = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
+        step_size = self.step_size or 2.5 * (threat.eps if eps is None else eps) / self.steps
 
         def loss(moved: Tensor) -> Tensor:
             return F.cross_entropy(model(moved), labels, reduction="none")
@@ -69,12 +76,14 @@ class PGD:
                 threat,
                 steps=self.steps,
                 step_size=step_size,
+                eps=eps,
                 generator=generator if self.random_start else None,
             )
             if self.restarts == 1:
                 return moved
             logits = model(moved)
-            reached = F.cross_entropy(logits, labels, reduction="none") + 1e9 * (logits.argmax(1) != labels)
+            # In double precision: beside 1e9, float32 cannot tell one loss from another.
+            reached = F.cross_entropy(logits, labels, reduction="none").double() + 1e9 * (logits.argmax(1) != labels)
             better = torch.ones_like(reached, dtype=torch.bool) if score is None else reached > score
             worst = torch.where(better.view(-1, 1, 1, 1), moved, worst)
             score = reached if score is None else torch.maximum(score, reached)

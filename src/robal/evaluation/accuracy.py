@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from robal.attacks import Attack, perturb
 from robal.errors import InputError
-from robal.images import unit
+from robal.images import check_pixels, unit
 from robal.networks import check_logits, frozen
+from robal.pool import check_labels
 from robal.progress import track
 from robal.seeds import generator
 
@@ -65,8 +66,12 @@ def clean(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 25
     """
     if len(inputs) == 0:
         raise InputError("there is no image to evaluate on")
+    check_pixels(inputs)
+    if labels.shape != inputs.shape[:1]:
+        raise InputError(f"{len(inputs)} images came with labels of shape {list(labels.shape)}")
     with frozen(model), torch.no_grad():
         classes = check_logits(model(unit(inputs[:2].to(next(model.parameters()).device)))).shape[1]
+    check_labels(labels, classes)
     return Verdicts(predict(model, inputs, batch_size) == labels, labels, classes)
 
 
@@ -77,7 +82,7 @@ def under_attack(
     attack: Attack,
     seed: int,
     *,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     what: str | None = None,
 ) -> Verdicts:
     """Verdicts under an attack: an image stands if it is right before the attack and after it.
@@ -88,13 +93,13 @@ def under_attack(
         labels: [N] int64 in [0, K).
         attack: one attack; its threat says how far it may go. Only images that are right are attacked.
         seed: names the attack's random streams.
-        batch_size: images attacked together.
+        batch_size: images attacked together; None: what the attack says, else 250.
         what: a title for the progress bar; None: the attack's label.
     """
     before = clean(model, inputs, labels)
     device = next(model.parameters()).device
     correct = before.correct.clone()
-    chunks = correct.nonzero().flatten().split(batch_size)
+    chunks = correct.nonzero().flatten().split(batch_size or getattr(attack, "batch_size", 250))
     for number, chunk in enumerate(track(chunks, what or attack.label)):
         if len(chunk) == 0:
             continue

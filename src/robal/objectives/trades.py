@@ -25,8 +25,8 @@ class Trades:
         step_size: in units of the threat's norm; None: 2.5 · eps / steps.
         threat: None: the plan's; alone, Linf(8/255).
 
-    Source: Zhang et al., ICML 2019, arXiv 1901.08573, eq. 5; the released code crafts in eval mode, as here. Differs:
-    the released code averages the KL over the batch, here every example carries its own.
+    Source: Zhang et al., ICML 2019, arXiv 1901.08573, eq. 5; the model is in eval mode while x' is crafted, as in
+    the released code.
     """
 
     beta: float = 6.0
@@ -51,7 +51,7 @@ class Trades:
         if self.beta == 0:
             return F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
         moved = self._craft(model, batch.inputs, generator)
-        logits, moved_logits = model(torch.cat([batch.inputs, moved])).chunk(2)
+        logits, moved_logits = model(batch.inputs), model(moved)  # apart: BatchNorm sees one kind of image at a time
         natural = F.cross_entropy(logits, batch.labels, reduction="none")
         return natural + self.beta * kl_divergence(logits, moved_logits)
 

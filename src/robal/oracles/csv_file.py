@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from robal.errors import AwaitingLabels, InputError, RunFolderError, did_you_mean
+from robal.errors import AwaitingLabels, InputError, did_you_mean
+from robal.files import write
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
 
 _WORDS = {"skip": SKIPPED, "none": NONE_OF_THESE}
@@ -24,7 +25,7 @@ class CSVFile:
     "none" for one that belongs to none of the classes.
 
     Args:
-        path: the file; "": `labels.csv` in the run folder.
+        path: the file; "": `labels.csv`. A relative path is one inside the run folder.
 
     Raises:
         AwaitingLabels: when labels are missing; the file then has a row for each of them, to be filled in.
@@ -55,33 +56,38 @@ def read_rows(path: Path) -> list[tuple[int, str]]:
     """(index, label text) of each row; empty when the file is not there yet."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"index", "label"} <= set(reader.fieldnames or ()):
-            raise InputError(f"{path} needs the columns index and label; it has {reader.fieldnames}")
-        rows = []
-        for row in reader:
-            try:
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"index", "label"} <= set(reader.fieldnames or ()):
+                raise InputError(f"{path} needs the columns index and label; it has {reader.fieldnames}")
+            for row in reader:
+                if not (row["index"] or "").strip().isdecimal():
+                    raise InputError(f"{path}, line {reader.line_num}: {row['index']!r} is no image index")
                 rows.append((int(row["index"]), (row["label"] or "").strip()))
-            except ValueError:
-                raise InputError(f"{path}, line {reader.line_num}: {row['index']!r} is no image index") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not written in UTF-8: save it as CSV UTF-8") from None
     return rows
 
 
 def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
-    """Write the file whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["index", "label"])
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"{path} could not be written: {error}") from error
+    """Write the file whole or not at all; further columns that a person added stay with their image."""
+    columns, further = _further_columns(path)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["index", "label", *columns])
+    writer.writerows([index, label, *further.get(index, [])] for index, label in rows)
+    write(path, text.getvalue())
+
+
+def _further_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    if not path.exists():
+        return [], {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = [name for name in reader.fieldnames or () if name not in ("index", "label")]
+        return columns, {int(row["index"]): [row[name] or "" for name in columns] for row in reader}
 
 
 def parse_label(text: str, classes: tuple[str, ...], where: str) -> int:
@@ -96,6 +102,6 @@ def parse_label(text: str, classes: tuple[str, ...], where: str) -> int:
         return classes.index(text)
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if text.isdigit() and int(text) < len(classes):
+    if text.isdecimal() and int(text) < len(classes):
         return int(text)
     raise InputError(f"{where}: {text!r} is no class; {did_you_mean(text, [*classes, *_WORDS])}")

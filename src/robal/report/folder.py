@@ -101,8 +101,8 @@ class RunRecord:
 
 
 def is_auto_attack(name: str) -> bool:
-    """AutoAttack under any of its spellings: "AutoAttack", "auto-attack (standard)"."""
-    return "autoattack" in name.lower().replace("-", "").replace(" ", "")
+    """Whether it is AutoAttack standard; "AutoAttack-reduced", for two or three classes, is another thing."""
+    return name == "AutoAttack"
 
 
 def number(value: object) -> float | None:

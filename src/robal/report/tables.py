@@ -13,7 +13,7 @@ from rich.text import Text
 
 from robal.report.folder import PHASES, Round, RunRecord, is_auto_attack, read_all
 from robal.report.rates import Rate
-from robal.report.words import duration
+from robal.report.words import duration, free_labels
 
 LABELS = ("training", "validation", "meta", "repeated", "skipped", "free_validation")
 
@@ -29,7 +29,7 @@ def _cell(rate: Rate | None) -> Text:
     if rate.interval is None:
         return Text(f"{100 * rate.value:.1f}")
     low, high = rate.interval
-    return Text.assemble(f"{100 * rate.value:.1f}", (f" ±{50 * (high - low):.1f}", "dim"))
+    return Text.assemble(f"{100 * rate.value:.1f}", (f" ({100 * low:.0f}–{100 * high:.0f})", "dim"))
 
 
 def table(folders: Sequence[Path]) -> Table:
@@ -43,8 +43,9 @@ def table(folders: Sequence[Path]) -> Table:
     """
     records = read_all(folders)
     attacks = attacks_of(records)
-    said = ["rates in percent, ± half their 95 % Wilson interval"]
+    said = ["rates in percent, with their 95 % Wilson intervals"]
     said += [f"{record.name}: {record.status}" for record in records if not record.is_finished]
+    said += [f"{record.name}: {free}" for record in records if (free := free_labels(record))]
     shown = Table(caption=Text("\n".join(said)), caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for head in ("run", "round", "labels", "accuracy", *attacks, "time"):
         first = head == "run"

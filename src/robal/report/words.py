@@ -9,16 +9,15 @@ from robal.report.folder import Round, RunRecord, is_auto_attack, mapping, numbe
 
 METHODS = {
     "Random": "at random",
-    "DRE": "spread over the whole range of the model's entropy, in the pool's own proportions",
+    "DRE": "so that the chosen look like the pool in the density of their score",
     "MaxEntropy": "where the model's entropy is highest",
-    "Entropy": "where the model's entropy is highest",
     "Margin": "where the two most probable classes are closest",
     "LeastConfidence": "where the most probable class is least probable",
-    "Gini": "where the Gini impurity of the probabilities is highest",
+    "DeepGini": "where the Gini impurity of the probabilities is highest",
     "CoreSet": "so that no pool image is far from a labelled one",
     "DFAL": "nearest to the decision boundary, by DeepFool",
     "BADGE": "by diverse and large gradients",
-    "MCP": "along the most frequent pairs of confused classes",
+    "MCP": "where two classes are nearly as likely, visiting the pairs of confused classes in turn",
     "TypiClust": "as the most typical image of each cluster",
 }
 
@@ -123,7 +122,9 @@ def free_labels(record: RunRecord) -> str | None:
     free = record.last.labels.get("free_validation", 0) if record.last else 0
     if not free:
         return None
-    return f"{free:,} validation labels were free: training looked at them, and they are not in the labels bought."
+    chosen = mapping(record.plan.get("recipe")).get("keep") == "best"
+    used = "models were chosen by them" if chosen else "they were looked at, not trained on"
+    return f"{free:,} validation labels were free: {used}, and they are not in the labels bought."
 
 
 def _data(record: RunRecord) -> list[str]:
@@ -152,7 +153,9 @@ def _choosing(plan: Mapping[str, Any]) -> list[str]:
         whole(plan.get("rounds")),
         plan.get("per_round"),
     )
-    said = [f"The run starts from {start:,} labels."] if start is not None else []
+    first = component(mapping(mapping(plan.get("start")).get("recipe")).get("objective") or "")
+    how = f", and the first model is trained on them by {first}" if first else ""
+    said = [f"The run starts from {start:,} random labels{how}."] if start is not None else []
     if plan.get("acquisition"):
         asked = "each round" if rounds is None else f"in each of {rounds} rounds"
         many = f"{whole(each):,} more images are" if whole(each) is not None else "More images are"

@@ -60,7 +60,7 @@ def fit(
 
     Raises:
         InputError: for fewer than two examples, or keep="best" without a monitor.
-        ContractError: when the loss becomes NaN or infinite.
+        ContractError: when the loss becomes NaN or infinite, or is not one number an example.
     """
     if len(examples) < 2:
         raise InputError(f"training needs at least two examples; {len(examples)} came")
@@ -95,7 +95,13 @@ def fit(
                     group["momentum"] = momentum
             batch = next(batches)
             batch = replace(batch, inputs=recipe.augmentation(batch.inputs, noise))
-            loss = (recipe.objective(model, companion, batch, noise) * batch.weights).mean()
+            losses = recipe.objective(model, companion, batch, noise)
+            if losses.shape != batch.weights.shape:
+                raise ContractError(
+                    f"{type(recipe.objective).__name__} must return one loss for each of {len(batch.weights)} "
+                    f"examples; it returned {list(losses.shape)}"
+                )
+            loss = (losses * batch.weights).mean()
             if not torch.isfinite(loss):
                 raise ContractError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower the learning rate")
             optimiser.zero_grad(set_to_none=True)

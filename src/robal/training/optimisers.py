@@ -145,5 +145,5 @@ class ReleasedCyclic:
 
 
 def _check(lr: float, weight_decay: float) -> None:
-    if lr <= 0 or weight_decay < 0:
+    if not lr > 0 or not weight_decay >= 0:
         raise InputError(f"lr must be positive and weight_decay 0 or more; {lr} and {weight_decay} came")

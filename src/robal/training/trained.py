@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robal.errors import RunFolderError
+from robal.files import whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +97,12 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
     """Write tensors and a few numbers to a safetensors file, whole or not at all."""
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = path.with_name(path.name + ".part")
-    try:
-        save_file(whole, temporary, metadata={"numbers": json.dumps(dict(numbers))})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error
+    on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole(path) as temporary:
+        try:
+            save_file(on_cpu, temporary, metadata={"numbers": json.dumps(dict(numbers))})
+        except safetensors.SafetensorError as error:  # how a full disk comes out of it
+            raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

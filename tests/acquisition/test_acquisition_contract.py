@@ -1,0 +1,173 @@
+"""The law book of acquisition functions: every exported one is found by its export and keeps the contract."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robal.acquisition import ALIASES, DRE, Acquisition, DeepGini, Margin, Score, is_score, select
+from robal.candidates import Candidates
+from robal.engines import Local
+from robal.errors import InputError, PoolExhausted
+from robal.images import InMemory
+from robal.plans import known
+from robal.pool import NONE_OF_THESE, SKIPPED, Pool
+from robal.seeds import generator
+from small_models import Stated, condition, convnet, stated
+
+EXPORTED = known(Acquisition)
+SETTINGS = {
+    "DRE released": DRE(allocation="released", bins=4),
+    "DRE random_trim": DRE(allocation="random_trim", bins=4),
+    "DRE stratified": DRE(stratify=True, bins=4),
+    "DRE of margins": DRE(score=Margin(), bins=4),
+    "DRE in one bin": DRE(bins=1),
+}
+ALL = {name: kind() for name, kind in EXPORTED.items()} | SETTINGS
+
+
+def plain(candidates: Candidates, draw: torch.Generator) -> Tensor:
+    """A function as anybody would write it."""
+    return candidates.probs[:, 0]
+
+
+ALL["a plain function"] = plain
+
+
+@pytest.fixture(params=ALL.values(), ids=ALL.keys())
+def acquisition(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+PIXELS = torch.randint(256, (12, 1, 8, 8), dtype=torch.uint8, generator=generator(0, "pixels"))
+
+
+@pytest.fixture
+def pool() -> Pool:
+    """12 images, of which 5 were asked about."""
+    whole = Pool.unlabelled(InMemory(PIXELS), ("a", "b", "c", "d"))
+    return whole.reveal(torch.tensor([0, 3, 4, 8, 11]), torch.tensor([1, SKIPPED, 0, NONE_OF_THESE, 2]))
+
+
+LEFT = [1, 2, 5, 6, 7, 9, 10]
+
+
+def test_the_seven_acquisition_functions_are_found_by_their_export() -> None:
+    assert set(EXPORTED) == {"DRE", "MCP", "DeepGini", "LeastConfidence", "Margin", "MaxEntropy", "Random"}
+    assert set(known(Score)) == {"DeepGini", "LeastConfidence", "Margin", "MaxEntropy"}
+    assert set(ALIASES.values()) <= set(EXPORTED)
+
+
+@pytest.mark.parametrize("kind", EXPORTED.values(), ids=EXPORTED.keys())
+def test_they_are_frozen_values_that_can_be_built_without_arguments(kind: Any) -> None:
+    assert kind() == kind()
+    assert hash(kind()) == hash(kind())
+    with pytest.raises(FrozenInstanceError):
+        kind().bins = 3
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_n_distinct_candidates_come_back_by_their_position_in_the_pool(acquisition: Any, pool: Pool, n: int) -> None:
+    chosen = select(acquisition, convnet(), pool, n)
+    assert chosen.dtype == torch.int64
+    assert chosen.shape == (n,)
+    assert len(set(chosen.tolist())) == n
+    assert set(chosen.tolist()) <= set(LEFT)
+
+
+def test_all_that_is_left_may_be_asked_for(acquisition: Any, pool: Pool) -> None:
+    assert sorted(select(acquisition, convnet(), pool, 7).tolist()) == LEFT
+
+
+def test_more_than_is_left_cannot_be_asked_for(acquisition: Any, pool: Pool) -> None:
+    with pytest.raises(PoolExhausted, match="8 images were asked for and 7 unlabelled ones are left in the pool"):
+        select(acquisition, convnet(), pool, 8)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_nothing_cannot_be_asked_for(acquisition: Any, pool: Pool, n: int) -> None:
+    with pytest.raises(InputError, match=f"at least one image has to be asked for; n = {n} came"):
+        select(acquisition, convnet(), pool, n)
+
+
+def test_a_pool_of_one_image_has_one_answer(acquisition: Any) -> None:
+    assert select(acquisition, convnet(), PIXELS[:1], 1).tolist() == [0]
+
+
+def test_a_pool_of_none_has_no_answer(acquisition: Any) -> None:
+    with pytest.raises(PoolExhausted, match="the pool holds no image"):
+        select(acquisition, convnet(), PIXELS[:0], 1)
+    nothing_left = Pool(InMemory(PIXELS[:2]), torch.tensor([0, 1]), ("a", "b", "c", "d"))
+    with pytest.raises(PoolExhausted, match="1 images were asked for and 0 unlabelled ones are left"):
+        select(acquisition, convnet(), nothing_left, 1)
+
+
+def test_the_model_the_pool_and_the_pixels_come_back_as_they_were(acquisition: Any, pool: Pool) -> None:
+    model = convnet().train()
+    model[3].eval()
+    model[0].bias.requires_grad_(False)
+    model[5].weight.grad = torch.full_like(model[5].weight, 0.25)
+    before, labels, pixels = condition(model), pool.labels.clone(), PIXELS.clone()
+    select(acquisition, model, pool, 4)
+    assert condition(model) == before
+    assert torch.equal(pool.labels, labels)
+    assert torch.equal(PIXELS, pixels)
+
+
+def test_the_global_random_stream_stays_where_it_is_and_does_not_matter(acquisition: Any, pool: Pool) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        first = select(acquisition, convnet(), pool, 4)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(2)
+        assert torch.equal(first, select(acquisition, convnet(), pool, 4))
+
+
+def many() -> tuple[nn.Module, Tensor]:
+    """300 images whose probabilities the model states exactly, whatever the batch."""
+    return Stated(), stated(torch.randn(300, 5, generator=generator(0, "many")).softmax(1))
+
+
+def test_the_choice_does_not_depend_on_the_tile(acquisition: Any) -> None:
+    model, images = many()
+    wanted = select(acquisition, model, images, 60, engine=Local(256))
+    for tile in (1, 7):
+        assert torch.equal(select(acquisition, model, images, 60, engine=Local(tile)), wanted)
+
+
+def test_equal_seeds_give_equal_choices_and_only_chance_follows_the_seed(acquisition: Any) -> None:
+    model, images = many()
+    first, same, other = (select(acquisition, model, images, 60, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    by_chance = type(acquisition).__name__ in ("Random", "DRE")
+    assert torch.equal(first, other) != by_chance
+
+
+def test_candidates_out_of_a_larger_pool_are_chosen_as_if_they_were_all(acquisition: Any) -> None:
+    """Positions are absolute: leaving out the labelled images and shifting the answer is the same."""
+    model, images = many()
+    labels = torch.full((300,), -1)
+    labels[:100] = 0
+    part = select(acquisition, model, Pool(InMemory(images), labels, ("0", "1", "2", "3", "4")), 30)
+    assert torch.equal(part, select(acquisition, model, images[100:], 30) + 100)
+
+
+@pytest.mark.parametrize("name", [*known(Score), "MCP"])
+def test_of_equal_images_the_one_of_lower_index_is_chosen(name: str) -> None:
+    rows = torch.tensor([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+    assert select(EXPORTED[name](), Stated(), stated(rows), 3).tolist() == [1, 3, 4]
+    same = stated(torch.tensor([0.4, 0.3, 0.2, 0.1]).expand(50, 4))
+    assert select(EXPORTED[name](), Stated(), same, 20).tolist() == list(range(20))
+
+
+def test_a_score_is_told_from_an_acquisition_function_by_its_arguments() -> None:
+    assert is_score(DeepGini())
+    assert is_score(plain)
+    assert not is_score(DRE())
+    with pytest.raises(InputError, match="'DRE' is no acquisition function: it cannot be called"):
+        is_score("DRE")  # type: ignore[arg-type]

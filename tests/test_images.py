@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from robal.errors import InputError
+from robal.images import Images, InMemory, check_pixels, unit
+
+GREY = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(4, 1, 1, 1)
+
+
+def test_grey_levels_become_floats_from_zero_to_one() -> None:
+    images = InMemory(GREY)
+    batch = images.batch(torch.tensor([3, 1, 1]))
+    assert batch.dtype == torch.float32
+    torch.testing.assert_close(batch.flatten(), torch.tensor([1.0, 0.2, 0.2]))
+    assert torch.equal(images.at_rest(torch.tensor([3, 1])), GREY[[3, 1]])
+
+
+def test_floats_pass_as_they_are() -> None:
+    pixels = torch.rand(3, 2, 4, 5)
+    images = InMemory(pixels)
+    assert torch.equal(images.batch(torch.tensor([2, 0])), pixels[[2, 0]])
+    assert images.shape == (2, 4, 5)
+    assert len(images) == 3
+    assert isinstance(images, Images)
+
+
+def test_a_batch_may_be_written_to_without_harm_to_the_images() -> None:
+    for pixels in (GREY.clone(), torch.rand(4, 1, 1, 1)):
+        kept = pixels.clone()
+        InMemory(pixels).batch(torch.arange(4)).fill_(0.5)
+        unit(pixels)
+        assert torch.equal(pixels, kept)
+
+
+def test_zero_and_one_are_legal_and_so_is_no_image() -> None:
+    check_pixels(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
+    check_pixels(torch.zeros(0, 1, 2, 2))
+    assert InMemory(torch.zeros(0, 1, 2, 2)).batch(torch.tensor([], dtype=torch.int64)).shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.zeros(2, 4, 4), r"must have shape \[N, C, H, W\]; these have shape \[2, 4, 4\]"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.float64), "must be uint8, or float32.*float64"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.int64), "int64"),
+        (torch.full((2, 1, 4, 4), 1.5), r"must lie in \[0, 1\]; these reach from 1.5 to 1.5.*Undo any normalisation"),
+        (torch.full((2, 1, 4, 4), -0.01), "reach from -0.01"),
+        (torch.full((2, 1, 4, 4), float("inf")), "NaN or infinity, first in image 0"),
+    ],
+)
+def test_pixels_that_cannot_be_right_are_refused_and_never_clamped(pixels: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        InMemory(pixels)
+
+
+def test_the_image_with_the_nan_is_named_however_far_down_it_lies() -> None:
+    pixels = torch.zeros(9000, 1, 1, 1)
+    pixels[8765] = float("nan")
+    with pytest.raises(InputError, match="first in image 8765"):
+        check_pixels(pixels)
+
+
+def test_a_value_out_of_range_far_down_is_found() -> None:
+    pixels = torch.zeros(9000, 1, 1, 1)
+    pixels[8999] = 1.25
+    with pytest.raises(InputError, match=r"these reach from 0 to 1\.25"):
+        check_pixels(pixels, "test images")

@@ -1,0 +1,142 @@
+"""A training that was killed and called again ends as one that was not, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from watching import Counter, Watching, WithCompanion
+
+from robal.attacks import PGD
+from robal.objectives import Adversarial, Natural, Trades
+from robal.pool import Examples
+from robal.threats import Linf
+from robal.training import (
+    SGD,
+    Adam,
+    Constant,
+    CropFlip,
+    Recipe,
+    ReleasedCyclic,
+    Trained,
+    Triangular,
+    fit,
+)
+
+RECIPES = {
+    "Adam": Recipe(Natural(), optimiser=Adam(1e-2), schedule=Triangular(), augmentation=CropFlip(1)),
+    "momentum": Recipe(Natural(), optimiser=SGD(0.1, nesterov=True), schedule=Constant(), keep_optimiser=True),
+    "adversarial": Recipe(
+        Adversarial(PGD(steps=2, threat=Linf(0.1))), optimiser=SGD(0.1), schedule=ReleasedCyclic(half_cycle=7)
+    ),
+    "TRADES": Recipe(Trades(steps=2, threat=Linf(0.1)), optimiser=Adam(1e-2), keep_optimiser=True),
+    "companion": Recipe(WithCompanion(), optimiser=Adam(1e-2)),
+}
+EPOCHS, BATCHES = 4, 5
+
+
+@pytest.fixture(params=RECIPES.values(), ids=RECIPES.keys())
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return replace(request.param, epochs=EPOCHS, batch_size=8)
+
+
+def same(first: Trained, second: Trained) -> bool:
+    """Whether two trainings left the same, to the last bit."""
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert first.optimiser.keys() == second.optimiser.keys()
+    tensors = [(ours[name], theirs[name]) for name in ours]
+    tensors += [(first.optimiser[name], second.optimiser[name]) for name in first.optimiser]
+    if isinstance(first.companion, Counter):
+        assert isinstance(second.companion, Counter)
+        tensors.append((first.companion.seen, second.companion.seen))
+    numbers = (first.steps, first.epoch) == (second.steps, second.epoch)
+    return numbers and all(torch.equal(one, two) for one, two in tensors)
+
+
+def test_a_training_killed_in_the_middle_of_any_epoch_ends_as_an_unkilled_one(
+    recipe: Recipe, examples: Examples, start: Trained, tmp_path: Path
+) -> None:
+    wanted = fit(recipe, examples, None, start, None, 0)
+    for stop in (2, BATCHES, 2 * BATCHES + 3, 4 * BATCHES - 1):
+        place = tmp_path / f"{stop}.safetensors"
+        killed = Watching(recipe.objective, stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(replace(recipe, objective=killed), examples, None, start, None, 0, checkpoint=place)
+        torch.rand(3)  # another process would find another global stream
+        watching = Watching(recipe.objective)
+        resumed = fit(replace(recipe, objective=watching), examples, None, start, None, 0, checkpoint=place)
+        assert same(resumed, wanted)
+        assert len(watching.batches) == BATCHES * (EPOCHS - stop // BATCHES)  # one unfinished epoch is repeated
+
+
+def test_a_training_killed_by_its_monitor_keeps_the_best_as_an_unkilled_one(
+    recipe: Recipe, examples: Examples, start: Trained, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, keep="best")
+    scores = [0.2, 0.6, 0.6, 0.1]
+
+    def judge(model: nn.Module, epoch: int) -> float:
+        return scores[epoch]
+
+    wanted = fit(recipe, examples, None, start, judge, 0)
+    assert wanted.epoch == 3
+    for last in range(EPOCHS):
+        place = tmp_path / f"{last}.safetensors"
+        asked: list[int] = []
+
+        def dying(model: nn.Module, epoch: int, last: int = last) -> float:
+            if epoch == last:
+                raise KeyboardInterrupt
+            return judge(model, epoch)
+
+        def living(model: nn.Module, epoch: int, asked: list[int] = asked) -> float:
+            asked.append(epoch)
+            return judge(model, epoch)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe, examples, None, start, dying, 0, checkpoint=place)
+        assert same(fit(recipe, examples, None, start, living, 0, checkpoint=place), wanted)
+        assert asked == list(range(last, EPOCHS))
+
+
+def test_killed_twice_is_as_good_as_killed_once(examples: Examples, start: Trained, tmp_path: Path) -> None:
+    recipe = replace(RECIPES["Adam"], epochs=EPOCHS, batch_size=8)
+    wanted = fit(recipe, examples, None, start, None, 0)
+    for stop in (7, 6, 3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(
+                replace(recipe, objective=Watching(stop=stop)),
+                examples,
+                None,
+                start,
+                None,
+                0,
+                checkpoint=tmp_path / "now.safetensors",
+            )
+    assert same(fit(recipe, examples, None, start, None, 0, checkpoint=tmp_path / "now.safetensors"), wanted)
+
+
+def test_a_training_that_was_finished_is_not_done_again(
+    recipe: Recipe, examples: Examples, start: Trained, tmp_path: Path
+) -> None:
+    place = tmp_path / "done.safetensors"
+    wanted = fit(recipe, examples, None, start, None, 0, checkpoint=place)
+    watching = Watching(recipe.objective)
+    again = fit(replace(recipe, objective=watching), examples, None, start, None, 0, checkpoint=place)
+    assert same(again, wanted)
+    assert watching.batches == []
+
+
+def test_a_checkpoint_changes_nothing(recipe: Recipe, examples: Examples, start: Trained, tmp_path: Path) -> None:
+    def judge(model: nn.Module, epoch: int) -> float:
+        return float(epoch == 1)
+
+    for keep in ("last", "best"):
+        chosen: Any = replace(recipe, keep=keep)
+        with_it = fit(chosen, examples, None, start, judge, 0, checkpoint=tmp_path / f"{keep}.safetensors")
+        assert same(with_it, fit(chosen, examples, None, start, judge, 0))
