@@ -116,6 +116,7 @@ class Apart:
     signal: int = signal.SIGKILL
 
     def __call__(self) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
         with self.log.open("ab", buffering=0) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)

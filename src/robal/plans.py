@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robal import acquisition, attacks, networks, objectives, oracles, threats, training
-from robal.errors import PlanError, did_you_mean
+from robal.errors import InputError, PlanError, did_you_mean
 from robal.plan import Plan
 
 # What a field of the plan may hold by name, and the package whose exports are the names.
@@ -198,15 +198,9 @@ def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if get_origin(kind) is tuple and get_args(kind)[0] in COMPONENTS:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_build(get_args(kind)[0], item, f"{where}[{i}]", mistakes) for i, item in enumerate(items))
-    if kind is threats.Threat and isinstance(value, str) and ":" in value:
-        try:
-            return threats.parse(value)
-        except ValueError as error:
-            mistakes.append(f"{where}: {error}")
-            return None
     if kind in COMPONENTS:
         return _component(kind, value, where, mistakes)
-    if kind is float and isinstance(value, str) and value.count("/") == 1:
+    if float in (kind, *get_args(kind)) and isinstance(value, str) and value.count("/") == 1:
         above, below = value.split("/")
         if above.strip().isdecimal() and below.strip().isdecimal() and int(below):
             return int(above) / int(below)  # 8/255
@@ -229,6 +223,12 @@ def _component(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if not isinstance(name, str):
         mistakes.append(f"{where}: needs a name ({', '.join(known(kind))}), not {value!r}")
         return None
+    if kind is threats.Threat and name.partition(":")[0].lower() in threats.ALIASES and ":" in name:
+        try:
+            return threats.parse(name)
+        except InputError as error:
+            mistakes.append(f"{where}: {error}")
+            return None
     if ":" in name:
         found = _imported(kind, name, where, mistakes)
     else:

@@ -48,7 +48,7 @@ def nothing_begun(folder: Path) -> bool:
         (["start.labels=1"], "a run starts from at least two labels; 1 came"),
         (["threat.eps=8"], "Divide by 255 if it counts grey levels"),
         (["validation.bought_share=0.5"], "bought_share in [0, 0.2]"),
-        (["evaluation.at_end=[FGSM, FGSM]"], "attacks of different names"),
+        (["evaluation.at_end=[FGSM, FGSM]"], "FGSM is there twice"),
         (["data.name=mnits"], "no data set is called 'mnits'; did you mean 'mnist'?"),
         (["data.name=nowhere/images"], "there is no folder nowhere/images"),
         (["data.name=nowhere.npz"], "there is no file"),

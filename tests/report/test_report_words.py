@@ -69,7 +69,7 @@ def test_the_plan_in_words_names_data_choice_training_and_threat(tmp_path, write
     said = words.plan_in_words(read(write_run(tmp_path / "run")))
     for phrase in (
         "digits of 10 classes, 28 × 28 pixels, grey: 1,258 in the pool, 180 for validation, 359 for the test",
-        "starts from 50 labels",
+        "starts from 50 random labels",
         "In each of 6 rounds 50 more images are chosen by DRE (bins 50",
         "adversarial training against PGD (steps 10, step size 0.05",
         "L∞ ε = 0.2",
