@@ -1,7 +1,7 @@
 """How much faster robal crafts than a plain, tight PGD loop, in one run, pair by pair; and that both reach one loss.
 
-The plain loop is what a careful reader of the PGD paper would write: gradients of the inputs alone, in the tensors'
-default layout, model in eval mode. robal's has the BatchNorm folded and channels_last weights (`robal.attacks.crafting`).
+The plain loop is what a careful reader of the PGD paper would write: gradients of the inputs alone, in the default
+layout, model in eval mode. robal folds the BatchNorm and lays weights out in channels_last (`robal.attacks.crafting`).
 
     python benchmarks/crafting.py [--steps 40] [--batch 256] [--pairs 7] [--threads 1]
 """

@@ -45,15 +45,15 @@ class Own(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def own_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_factories.py").write_text(SOURCE)
+def own_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_nets.py").write_text(SOURCE)
     (tmp_path / "own_broken.py").write_text("import a_library_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
 def build(name: str, **options: object) -> nn.Module:
-    return Custom(f"own_factories:{name}", **options)(SHAPE, 5, seed=0)  # type: ignore[arg-type]
+    return Custom(f"own_nets:{name}", **options)(SHAPE, 5, seed=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["by_name", "by_place", "by_nothing", "only_classes", "Own"])
@@ -63,7 +63,7 @@ def test_the_factory_is_called_by_what_it_asks_for(name: str) -> None:
 
 def test_weights_are_a_function_of_the_seed_and_the_global_stream_stays() -> None:
     before = torch.get_rng_state()
-    first, again, other = (Custom("own_factories:by_name")(SHAPE, 5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (Custom("own_nets:by_name")(SHAPE, 5, seed=seed) for seed in (0, 0, 1))
     build("seeds")
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first[1].weight, again[1].weight)  # type: ignore[index]
@@ -74,14 +74,14 @@ def test_weights_are_a_function_of_the_seed_and_the_global_stream_stays() -> Non
     ("factory", "message"),
     [
         ("no_such_module:build", "no module 'no_such_module'; install it, or put its folder on PYTHONPATH"),
-        ("own_factories.inner:build", "importing 'own_factories.inner' failed|no module"),
+        ("own_nets.inner:build", "importing 'own_nets.inner' failed|no module"),
         ("own_broken:build", "importing 'own_broken' failed: No module named 'a_library_that_is_not_there'"),
-        ("own_factories:by_nam", "has no 'by_nam'; did you mean 'by_name'"),
-        ("own_factories:number", "is int, not a function"),
-        ("own_factories:too_many", r"called with \(shape, classes\) or with nothing, but it is \(a, b, c\)"),
-        ("own_factories:no_module", r"returned str, not a torch\.nn\.Module"),
-        ("own_factories:lazy", "returned lazy layers"),
-        ("own_factories:wide", r"does not take images \(1, 4, 4\)"),
+        ("own_nets:by_nam", "has no 'by_nam'; did you mean 'by_name'"),
+        ("own_nets:number", "is int, not a function"),
+        ("own_nets:too_many", r"called with \(shape, classes\) or with nothing, but it is \(a, b, c\)"),
+        ("own_nets:no_module", r"returned str, not a torch\.nn\.Module"),
+        ("own_nets:lazy", "returned lazy layers"),
+        ("own_nets:wide", r"does not take images \(1, 4, 4\)"),
         ("", "Custom needs a factory"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_factory_that_cannot_be_used_is_refused_with_the_reason(factory: str, 
         Custom(factory)(SHAPE, 5, seed=0)
 
 
-@pytest.mark.parametrize("factory", ["own_factories", "own_factories:", ":build", "a:b:c", ".own:build", "a/b.py:build"])
+@pytest.mark.parametrize("factory", ["own_nets", "own_nets:", ":build", "a:b:c", ".own:build", "a/b.py:build"])
 def test_a_factory_that_is_not_module_colon_function_is_refused_at_once(factory: str) -> None:
     with pytest.raises(InputError, match="module:function"):
         Custom(factory)

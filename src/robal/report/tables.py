@@ -46,16 +46,22 @@ def table(folders: Sequence[Path]) -> Table:
     said = ["rates in percent, with their 95 % Wilson intervals"]
     said += [f"{record.name}: {record.status}" for record in records if not record.is_finished]
     said += [f"{record.name}: {free}" for record in records if (free := free_labels(record))]
+    said += [
+        f"{record.name}: there is no test set, rates are of validation images"
+        for record in records
+        if record.last and record.last.measured_on != "test"
+    ]
     shown = Table(caption=Text("\n".join(said)), caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for head in ("run", "round", "labels", "accuracy", *attacks, "time"):
-        first = head == "run"
-        shown.add_column(Text(head), justify="left" if first else "right", no_wrap=not first, overflow="fold")
+    several = len(records) > 1
+    if several:
+        shown.add_column("run", overflow="fold")
+    for head in ("round", "labels", "accuracy", *attacks, "time"):
+        shown.add_column(Text(head), justify="right", no_wrap=True)
     for record in records:
         for row in record.rounds:
-            mark = "" if row.measured_on == "test" else " (validation)"
             rates = (_cell(row.accuracy), *(_cell(row.robust.get(attack)) for attack in attacks))
-            name = Text(record.name + mark)
-            shown.add_row(name, str(row.number), f"{row.bought:,}", *rates, duration(row.seconds))
+            name = [Text(record.name)] if several else []
+            shown.add_row(*name, str(row.number), f"{row.bought:,}", *rates, duration(row.seconds))
         shown.add_section()
     return shown
 
