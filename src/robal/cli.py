@@ -185,9 +185,12 @@ def fetch_command(name: str, *, data: Path | None = None) -> None:
     data
         The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
     """
-    from robal.datasets import fetch
+    from robal.datasets import fetch, find_known
 
-    print(f"{name} is in {fetch(name, data)}")
+    folder = fetch(name, data)
+    print(
+        f"{name} is in {folder}" if find_known(name).wanted() else f"{name} comes with scikit-learn: nothing to fetch"
+    )
 
 
 def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:

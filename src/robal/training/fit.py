@@ -68,7 +68,9 @@ def fit(
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
     device = next(previous.model.parameters()).device
     model = channels_last(copy.deepcopy(previous.model))
-    companion = copy.deepcopy(previous.companion) or recipe.objective.begin(model, examples)
+    companion = copy.deepcopy(previous.companion)
+    if companion is None:
+        companion = recipe.objective.begin(model, examples)
     optimiser = recipe.optimiser.build(model.parameters())
     if recipe.keep_optimiser and previous.optimiser:
         load_optimiser(optimiser, previous.optimiser)
