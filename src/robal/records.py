@@ -36,11 +36,11 @@ _ELSEWHERE = (
 
 
 def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
-    """Write plan.yaml and environment.json, once."""
-    if not (place.path / "environment.json").exists():
-        write(place.path / "environment.json", json.dumps(environment(plan, data), indent=1) + "\n")
+    """Write plan.yaml and environment.json, once; the plan first, so that a run killed in between can be resumed."""
     if not (place.path / "plan.yaml").exists():
         write(place.path / "plan.yaml", f"# robal {__version__}\n{to_yaml(plan)}")
+    if not (place.path / "environment.json").exists():
+        write(place.path / "environment.json", json.dumps(environment(plan, data), indent=1) + "\n")
 
 
 def environment(plan: Plan, data: Data) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -29,6 +30,10 @@ class Threat(Protocol):
 
     def project(self, inputs: Tensor, perturbed: Tensor, eps: Tensor | None = None) -> Tensor:
         """[B, C, H, W]: `perturbed` moved to the nearest point of the ball around `inputs`, then into [0, 1]."""
+        ...
+
+    def around(self, inputs: Tensor, eps: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """`project` onto the ball around `inputs`, prepared once for the many steps of an attack."""
         ...
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -59,9 +64,12 @@ class Linf:
         _check_eps(self.eps, 1.0)
 
     def project(self, inputs: Tensor, perturbed: Tensor, eps: Tensor | None = None) -> Tensor:
+        return self.around(inputs, eps)(perturbed)
+
+    def around(self, inputs: Tensor, eps: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         radius = self.eps if eps is None else _per_example(eps)
         low, high = (inputs - radius).clamp_(min=0.0), (inputs + radius).clamp_(max=1.0)
-        return torch.minimum(torch.maximum(perturbed, low), high)
+        return lambda perturbed: torch.clamp(perturbed, low, high)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
@@ -97,6 +105,9 @@ class L2:
         scale = (radius / self.size(delta).clamp_min(1e-12)).clamp(max=1.0)
         # Clamping to [0, 1] moves every coordinate towards `inputs`, which live there: the ball is never left.
         return (inputs + delta * _per_example(scale)).clamp_(0.0, 1.0)
+
+    def around(self, inputs: Tensor, eps: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        return lambda perturbed: self.project(inputs, perturbed, eps)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         # Scaled by the largest entry first, so that gradients near the smallest float do not underflow when squared.

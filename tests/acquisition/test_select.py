@@ -122,6 +122,19 @@ def test_a_score_that_is_none_is_refused_also_inside_dre(value: Tensor, message:
             select(acquisition, Stated(), stated(ROWS), 2)
 
 
+@pytest.mark.parametrize("value", [[4, 3], np.array([4, 3])])
+def test_a_choice_that_is_no_tensor_is_refused(value: Any) -> None:
+    with pytest.raises(ContractError, match=r"must return a tensor; it returned a (list|ndarray)"):
+        select(returns(value), Stated(), stated(ROWS), 2)
+    with pytest.raises(ContractError, match=r"must return a tensor; it returned a (list|ndarray)"):
+        select(lambda candidates, draw: value, Stated(), stated(ROWS), 2)
+
+
+def test_a_function_of_neither_two_nor_three_arguments_is_refused() -> None:
+    with pytest.raises(InputError, match="takes 1 arguments; a score takes 2, an acquisition function 3"):
+        select(lambda candidates: candidates.indices, Stated(), stated(ROWS), 2)  # type: ignore[arg-type]
+
+
 def test_a_class_is_refused_with_what_to_write() -> None:
     with pytest.raises(InputError, match=r"DRE is a class; build it first: DRE\(\)"):
         select(DRE, Stated(), stated(ROWS), 2)  # type: ignore[arg-type]

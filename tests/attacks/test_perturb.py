@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robal.attacks import PGD, perturb
+from robal.attacks import FGSM, PGD, perturb
 from robal.errors import ContractError
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat
@@ -75,6 +76,42 @@ def test_the_model_comes_back_as_it_was_when_the_attack_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         perturb(Rogue(fail), model, INPUTS, LABELS, generator(0))
     assert condition(model) == before
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(steps=3, random_start=False, threat=Linf(0.1)), FGSM(threat=L2(0.4))],
+    ids=lambda attack: attack.label,
+)
+def test_every_image_may_have_its_own_radius(attack: PGD | FGSM) -> None:
+    inputs, labels = torch.rand(3, 1, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2])
+    eps = torch.tensor([0.0, 0.05, 0.7])
+    moved = perturb(attack, convnet(), inputs, labels, generator(0), eps=eps)
+    assert attack.threat is not None
+    assert (attack.threat.size(moved - inputs) <= eps * (1 + 1e-5) + 1e-6).all()
+    for number, radius in enumerate(eps.tolist()):
+        one, label = inputs[number : number + 1], labels[number : number + 1]
+        alone = perturb(replace(attack, threat=type(attack.threat)(radius)), convnet(), one, label, generator(0))
+        torch.testing.assert_close(moved[number], alone[0], rtol=0, atol=1e-5)
+
+
+def test_an_attack_that_keeps_the_threat_and_not_the_radius_of_an_image_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Deaf(Rogue):
+        def __call__(
+            self, model: nn.Module, inputs: Tensor, labels: Tensor, draw: torch.Generator, *own: Any
+        ) -> Tensor:
+            return self.move(inputs)
+
+    deaf = Deaf(lambda x: x - 0.09)
+    perturb(deaf, convnet(), INPUTS, LABELS, generator(0), eps=torch.tensor([0.1, 0.1]))
+    with pytest.raises(ContractError, match=r"the largest change is 0\.09"):
+        perturb(deaf, convnet(), INPUTS, LABELS, generator(0), eps=torch.tensor([0.1, 0.08]))
+
+
+def test_a_model_that_gives_probabilities_is_refused() -> None:
+    with pytest.raises(ContractError, match="ends in a softmax; remove it"):
+        perturb(FGSM(), nn.Sequential(convnet(), nn.Softmax(1)), INPUTS, LABELS, generator(0))
 
 
 def test_checks_left_out_do_not_change_the_result() -> None:

@@ -56,6 +56,18 @@ def test_an_image_that_was_wrong_stays_broken_whatever_the_attack_makes_of_it() 
     assert attack.shown[0] == [2, 1]  # only what is right is attacked
 
 
+def test_images_are_attacked_in_batches_of_the_attacks_own_size_where_it_has_one() -> None:
+    @dataclass(frozen=True)
+    class InTwos(Helpful):
+        batch_size: int = 2
+
+    attack, asked = InTwos(shown=([],)), InTwos(shown=([],))
+    under_attack(BRIGHTER, IMAGES, LABELS, attack, seed=0)
+    assert attack.shown[0] == [2, 1]
+    under_attack(BRIGHTER, IMAGES, LABELS, asked, seed=0, batch_size=1)
+    assert asked.shown[0] == [1, 1, 1]
+
+
 def test_where_everything_is_wrong_nothing_is_attacked() -> None:
     attack = Helpful(shown=([],))
     verdicts = under_attack(BRIGHTER, IMAGES, torch.full((5,), 2), attack, seed=0)

@@ -164,7 +164,8 @@ def test_a_run_killed_at_20_random_moments_ends_as_if_it_had_not_been(unkilled: 
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("fit.save_tensors", 2), ("RunFolder.save_answers", 1), ("contact_sheet", -1)]
+    ("name", "number"),
+    [("fit.save_tensors", 2), pytest.param("RunFolder.save_answers", 1, marks=pytest.mark.slow), ("contact_sheet", -1)],
 )
 def test_ctrl_c_says_how_to_go_on_and_the_run_ends_as_if_it_had_not_been_pressed(
     unkilled: dict[str, Any], tmp_path: Path, name: str, number: int
@@ -252,8 +253,7 @@ def test_files_that_do_not_fit_stop_the_run_and_it_goes_on_afterwards(
     assert full.run() == 4, full.said
     assert "could not be" in one_sentence(full.said) or "cannot be used" in one_sentence(full.said)
     assert str(folder) in one_sentence(full.said)
-    begun = (folder / "plan.yaml").exists()
-    again = Apart(robal("resume", folder) if begun else robal(*arguments), tmp_path / "log")
+    again = Apart(partial(carry_out, DELICATE, folder), tmp_path / "log")
     assert again.run() == 0, again.said
     assert outcome(folder) == unkilled["outcome"]
 

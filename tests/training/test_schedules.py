@@ -116,6 +116,7 @@ def test_the_released_rates_of_cifar_stages(stage: int, first: float, last: floa
         (lambda: ReleasedCyclic(0), "half_cycle counts steps, at least 1; 0 came"),
         (lambda: Adam(0.0), "lr must be positive and weight_decay 0 or more; 0.0 and 0.0 came"),
         (lambda: SGD(0.1, weight_decay=-1.0), "0.1 and -1.0 came"),
+        (lambda: Adam(float("nan")), "nan and 0.0 came"),
         (lambda: SGD(momentum=1.0), r"momentum lies in \[0, 1\); 1.0 came"),
     ],
 )

@@ -55,9 +55,11 @@ def ascend(
         moved = threat.random_start(inputs, generator, eps)
     else:
         moved = inputs
+    project = threat.around(inputs, eps)
     for _ in range(steps):
         with torch.enable_grad():
             moved = moved.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(moved).sum(), moved)
-        moved = threat.project(inputs, moved.detach() + step * threat.steepest(gradient), eps)
+        # In place: on a CPU, memory for a fresh tensor costs more than the arithmetic.
+        moved = project(threat.steepest(gradient).mul_(step).add_(moved.detach()))
     return moved.detach()
