@@ -64,6 +64,8 @@ class RunFolder:
                 raise FolderInUse(
                     f"another process is running in {self.path}; wait for it, or choose another folder with --out"
                 ) from None
+            for unfinished in self.path.rglob("*.part"):  # what a killed process was writing
+                unfinished.unlink(missing_ok=True)
             with self._database() as database:
                 database.executescript(_TABLES)
             yield self
