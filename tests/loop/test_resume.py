@@ -156,7 +156,9 @@ def test_a_run_killed_at_20_random_moments_ends_as_if_it_had_not_been(unkilled: 
         folder = tmp_path / str(number)
         folder.mkdir()
         killed_again_and_again(moments, unkilled["seconds"], folder)
-        assert outcome(folder / "run") == unkilled["outcome"], moments
+        ended = outcome(folder / "run")
+        assert set(ended["files"]) ^ set(unkilled["outcome"]["files"]) == set(), moments
+        assert ended == unkilled["outcome"], moments
         shutil.rmtree(folder)
 
 

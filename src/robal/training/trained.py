@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robal.errors import RunFolderError
@@ -99,10 +99,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
     """Write tensors and a few numbers to a safetensors file, whole or not at all."""
     on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole(path) as temporary:
-        try:
-            save_file(on_cpu, temporary, metadata={"numbers": json.dumps(dict(numbers))})
-        except safetensors.SafetensorError as error:  # how a full disk comes out of it
-            raise OSError(str(error)) from error
+        # Not `save_file`, which has a temporary file of its own that a kill would leave behind.
+        temporary.write_bytes(save(on_cpu, metadata={"numbers": json.dumps(dict(numbers))}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
