@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -99,4 +100,29 @@ class Candidates:
         fewer = replace(self, indices=self.indices[positions])
         if "_forward" in self.__dict__:
             fewer.__dict__["_forward"] = {name: rows[positions] for name, rows in self._forward.items()}
+        if "labelled" in self.__dict__:
+            fewer.__dict__["labelled"] = self.labelled
         return fewer
+
+    @cached_property
+    def labelled(self) -> Candidates:
+        """The labelled images in the same eyes: `.embeddings`, `.probs`, `.map` for them; their labels are
+        `pool.labels[labelled.indices]`. For methods that compare candidates with what is known; never to be chosen."""
+        return replace(self, indices=self.pool.labelled)
+
+    @cached_property
+    def standard(self) -> Candidates:
+        """The same candidates as the teacher sees them. Raises InputError where there is none."""
+        if self.teacher is None:
+            raise InputError("a standard model is needed beside the robust one: give select(..., teacher=model)")
+        return replace(self, model=self.teacher, teacher=None, snapshots=())
+
+    def earlier(self) -> Iterator[Candidates]:
+        """The same candidates in the eyes of each snapshot of the training, oldest first; where none was kept, in the
+        present model's alone."""
+        if not self.snapshots:
+            yield self
+        for snapshot in self.snapshots:
+            model = copy.deepcopy(self.model)
+            model.load_state_dict(dict(snapshot))
+            yield replace(self, model=model, snapshots=())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from robal.candidates import Candidates
 from robal.engines import Engine, Local
 from robal.errors import ContractError, InputError, PoolExhausted
-from robal.images import Images, InMemory
+from robal.images import Images, InMemory, check_pixels
 from robal.networks import frozen
-from robal.pool import Pool
+from robal.pool import Examples, Pool, check_labels
 from robal.seeds import generator as generator_of
 
 
@@ -31,7 +32,12 @@ class Score(Protocol):
 
 @runtime_checkable
 class Acquisition(Protocol):
-    """A joint choice of n images."""
+    """A joint choice of n images.
+
+    It may have two things more. `examples(candidates, chosen, labels, generator) -> Examples`: what it adds to the
+    training set once `chosen`, [k] int64 pool indices that go to training, have their `labels`, [k] int64 (see
+    `examples_of`). `needs`: a class variable, a frozenset of "teacher" or "snapshots", what the candidates must bring.
+    """
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
         """[n] distinct pool indices, int64, in order of choice."""
@@ -47,6 +53,7 @@ def select(
     *,
     engine: Engine | None = None,
     teacher: nn.Module | None = None,
+    snapshots: Sequence[Mapping[str, Tensor]] = (),
     features: str | None = None,
     history: Sequence[Mapping[str, Any]] = (),
 ) -> Tensor:
@@ -60,6 +67,7 @@ def select(
         seed: equal seeds give equal choices.
         engine: where the pool is looked at; None: here.
         teacher: a standard model beside the robust one.
+        snapshots: state dicts of the model during its training, oldest first.
         features: see `Candidates`.
         history: see `Candidates`.
 
@@ -87,7 +95,7 @@ def select(
             classes = model(images.batch(torch.tensor([0]), device)).shape[-1]
         pool = Pool.unlabelled(images, [str(number) for number in range(classes)])
     candidates = Candidates(
-        model, pool, pool.candidates, engine or Local(), teacher=teacher, features=features, history=history
+        model, pool, pool.candidates, engine or Local(), teacher, tuple(snapshots), history, features
     )
     return choose(acquisition, candidates, n, generator_of(seed, "select"))
 
@@ -125,6 +133,54 @@ def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, gen
             f"{str(chosen.dtype).split('.')[-1]}, {len(chosen.unique())} distinct, {int(legal.sum())} candidates"
         )
     return chosen
+
+
+def examples_of(
+    acquisition: Acquisition | Score,
+    candidates: Candidates,
+    chosen: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> Examples:
+    """The gate of the `examples` hook: what an acquisition function adds to the training set after the answer.
+
+    Args:
+        acquisition: with or without the hook; without it nothing is added.
+        candidates: the unlabelled images that are left, in the eyes of the model that chose.
+        chosen: [k] int64, the images asked about that go to training.
+        labels: [k] int64 in [0, C), their labels.
+        generator: the hook's randomness.
+
+    Returns:
+        Examples of the kinds "pseudo", "twin" or "crafted"; none without a hook.
+
+    Raises:
+        ContractError: for examples that could not be trained on, or that claim to be bought.
+    """
+    hook = getattr(acquisition, "examples", None)
+    if hook is None or len(chosen) == 0:
+        return Examples.of(candidates.pool.images.at_rest(chosen[:0]), chosen[:0])
+    with frozen(candidates.model), torch.no_grad():
+        added = hook(candidates, chosen, labels, generator)
+    try:
+        check_pixels(added.images)
+        check_labels(added.labels, len(candidates.pool.classes))
+        if tuple(added.images.shape[1:]) != candidates.pool.images.shape or (added.kind == 0).any():
+            raise InputError(f"images {list(added.images.shape)}, {int((added.kind == 0).sum())} said to be bought")
+    except (InputError, AttributeError) as error:
+        raise ContractError(
+            f"{_name(acquisition)}.examples must return Examples of the pool's shape: {error}"
+        ) from error
+    return added
+
+
+def needs_of(acquisition: object) -> frozenset[str]:
+    """What an acquisition function and its parts need beside the model: "teacher", "snapshots"."""
+    found = frozenset(getattr(acquisition, "needs", ()))
+    if is_dataclass(acquisition) and not isinstance(acquisition, type):
+        for field in fields(acquisition):
+            found |= needs_of(getattr(acquisition, field.name))
+    return found
 
 
 def scores_of(score: Score, candidates: Candidates, generator: torch.Generator) -> Tensor:
