@@ -48,10 +48,17 @@ def linear(weight: list[list[float]] | Tensor, bias: list[float] | None = None) 
 
 
 class Stated(nn.Module):
-    """The pixels of an image [K, 1, 1] are the probabilities that the model gives it; exact, whatever the batch."""
+    """The pixels of an image [K, 1, 1] are its embedding, and the probabilities that the model gives it; exact,
+    whatever the batch."""
+
+    features = "seen"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.flatten(1).clamp_min(1e-30).log()
+        return self.seen(inputs.flatten(1)).clamp_min(1e-30).log()
 
 
 def stated(probs: Tensor) -> Tensor:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robal.acquisition import Random, choose
+from robal.acquisition import Random, choose, examples_of, needs_of
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
+from robal.kept import carried_on, describe_kept, load_kept, save_kept
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
+from robal.objectives import Natural
 from robal.oracles import CSVFile, Hidden
 from robal.plan import Plan, device_of
-from robal.pool import Pool
+from robal.pool import Examples, Pool
 from robal.progress import track
 from robal.records import check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
@@ -38,6 +40,7 @@ class State:
         note: what was seen when the question was chosen (entropies, seconds).
         answers: [n] int64, or None before they are all there.
         validation: [V] int64, the bought images that went to validation.
+        kept: what the acquisition function added to the training set: adversarial twins, pseudo-labelled images.
     """
 
     pool: Pool
@@ -46,6 +49,7 @@ class State:
     note: dict[str, Any] | None = None
     answers: Tensor | None = None
     validation: Tensor = torch.empty(0, dtype=torch.int64)
+    kept: Examples = field(default_factory=Examples.none)
 
     @property
     def round(self) -> int:
@@ -91,17 +95,18 @@ def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
 def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:
     """Do and save the next thing: choose a question, get it answered, or train and measure."""
     if state.question is None:
-        return ask(plan, state, previous, place), previous
+        return ask(plan, data, state, previous, place), previous
     if state.answers is None:
         return answer(plan, data, state, place), previous
     return learn(plan, data, state, previous, place)
 
 
-def ask(plan: Plan, state: State, previous: Trained, place: RunFolder) -> State:
+def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
     """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
     started, first = time.perf_counter(), state.round == 0
-    seen = [{key: row[key] for key in ("round", "labelled", "labels", "validation")} for row in state.history]
-    candidates = Candidates(previous.model, state.pool, state.pool.candidates, history=seen)
+    candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
+    if not first and "teacher" in needs_of(plan.acquisition):
+        candidates = replace(candidates, teacher=teacher(plan, data, state, scratch))
     question = choose(
         Random() if first else plan.with_threats().acquisition,
         candidates,
@@ -113,6 +118,7 @@ def ask(plan: Plan, state: State, previous: Trained, place: RunFolder) -> State:
     sheet = place.round(state.round) / "question.png"
     contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()])
     place.save_question(state.round, question, note)
+    scratch.unlink(missing_ok=True)
     return replace(state, question=question, note=note)
 
 
@@ -140,9 +146,12 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     number, scratch = state.round, place.round(state.round)
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
     state = reveal(plan, state)
+    started = time.perf_counter()
+    state = replace(state, kept=carried_on(state.kept, additions(plan, state, question, previous, scratch)))
+    adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
-    labelled = Labelled.of(plan, data, state.pool, state.validation)
+    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
     started = time.perf_counter()
     trained = fit(
         recipe,
@@ -154,8 +163,13 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         checkpoint=scratch / "training.safetensors",
         what=f"round {number} of {plan.rounds}: training",
     )
-    times = {"choose": note["seconds"], "label": note.get("answering", 0.0), "train": time.perf_counter() - started}
+    times = {
+        "choose": note["seconds"] + adding,
+        "label": note.get("answering", 0.0),
+        "train": time.perf_counter() - started,
+    }
     row = measure(plan, data, labelled, trained, number, answers) | {
+        "kept": describe_kept(state.kept, data.hidden),
         "gradient_evaluations": recipe.epochs * len(labelled.examples) * recipe.objective.passes,
     }
     row["times"] = times | {"evaluate": row.pop("seconds")}
@@ -179,6 +193,38 @@ def reveal(plan: Plan, state: State) -> State:
     return replace(state, pool=state.pool.reveal(question, answers), validation=validation)
 
 
+def candidates_of(state: State, previous: Trained) -> Candidates:
+    """What is left to choose from, in the eyes of the model at hand; of the history no test figure is shown."""
+    seen = [{key: row[key] for key in ("round", "labelled", "labels", "validation")} for row in state.history]
+    return Candidates(previous.model, state.pool, state.pool.candidates, snapshots=previous.snapshots, history=seen)
+
+
+def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> nn.Module:
+    """A standard model, trained naturally and from scratch on the bought training examples, as round 0's is."""
+    recipe = replace(plan.start.recipe, objective=Natural(), keep="last", keep_optimiser=False, snapshots=0)
+    examples = Labelled.of(plan, data, state.pool, state.validation).examples
+    seed = stream(plan.seed, "teacher", state.round)
+    what = f"round {state.round}: a standard model beside the robust one"
+    return fit(recipe, examples, None, initial(plan, data), None, seed, checkpoint=checkpoint, what=what).model
+
+
+def additions(plan: Plan, state: State, question: Tensor, previous: Trained, folder: Path) -> Examples:
+    """What the acquisition function adds once the answers are known, saved as it is first made.
+
+    Validation images are kept from it: a twin of one would give its label to training.
+    """
+    path = folder / "kept.safetensors"
+    if state.round == 0 or path.exists():
+        return load_kept(path, state.pool.images)
+    answered = question[(state.pool.labels[question] >= 0) & ~torch.isin(question, state.validation)]
+    draw = generator(plan.seed, "examples", state.round)
+    candidates, labels = candidates_of(state, previous), state.pool.labels[answered]
+    added = examples_of(plan.with_threats().acquisition, candidates, answered, labels, draw)
+    if len(added):
+        save_kept(path, added)
+    return added
+
+
 def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     """The state and the model that a run folder holds; those of a fresh run where it holds none."""
     state, history = State(Pool.unlabelled(data.images, data.classes)), tuple(place.history())
@@ -188,6 +234,9 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         if asked is None or answers is None:
             raise RunFolderError(f"{place.path} lacks the labels of round {number}: its state.sqlite is not the run's")
         state = reveal(plan, replace(state, question=asked[0], answers=answers, history=history[:number]))
+        state = replace(
+            state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
+        )
         (place.round(number) / "training.safetensors").unlink(missing_ok=True)  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data)
@@ -197,6 +246,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     if pending is not None:
         answers_so_far = place.answers(state.round, pending[0])
         state = replace(state, question=pending[0], note=pending[1], answers=answers_so_far)
+        (place.round(state.round) / "teacher.safetensors").unlink(missing_ok=True)
     return state, trained
 
 

@@ -39,10 +39,14 @@ class Labelled:
     counts: dict[str, int]
 
     @classmethod
-    def of(cls, plan: Plan, data: Data, pool: Pool, bought: Tensor) -> Labelled:
-        """Divide what is known into training and validation (`bought`: the positions that went to validation)."""
+    def of(cls, plan: Plan, data: Data, pool: Pool, bought: Tensor, kept: Examples | None = None) -> Labelled:
+        """Divide what is known into training and validation (`bought`: the positions that went to validation).
+
+        `kept`, no labels bought, joins the training examples.
+        """
         training = pool.labelled[~torch.isin(pool.labelled, bought)]
         examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
+        examples = Examples.join([examples, kept or Examples.none()])
         answered = bought[pool.labels[bought] >= 0]
         validation, free = None, 0
         if len(answered):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from robal.acquisition import DRE, Acquisition, Score
+from robal.acquisition import DRE, Acquisition, Score, needs_of
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
 from robal.datasets import known_name, load
@@ -237,6 +237,11 @@ class Plan:
             raise InputError(
                 f"{unknown} of {len(data.images)} images have no held-back label to simulate an annotator with; "
                 "use oracle=CSVFile and fill in the labels yourself"
+            )
+        if "snapshots" in needs_of(self.acquisition) and not (self.recipe.snapshots and self.start.recipe.snapshots):
+            raise InputError(
+                f"{type(self.acquisition).__name__} looks at snapshots of the training and none are kept; "
+                "add recipe.snapshots=5 start.recipe.snapshots=5"
             )
         self.network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
         share = self.validation.bought_share

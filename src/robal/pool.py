@@ -129,6 +129,26 @@ class Examples:
         )
 
     @classmethod
+    def none(cls) -> Examples:
+        """No examples at all, to join others to."""
+        return cls.of(torch.empty((0, 1, 1, 1), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+
+    def of_kind(self, *kinds: str) -> Examples:
+        """The examples of these kinds, in order.
+
+        >>> Examples.none().of_kind("twin", "crafted").count("twin")
+        0
+        """
+        chosen = torch.isin(self.kind, torch.tensor([self.KINDS.index(kind) for kind in kinds], dtype=torch.uint8))
+        return Examples(
+            self.images[chosen], self.labels[chosen], self.origin[chosen], self.kind[chosen], self.weight[chosen]
+        )
+
+    def count(self, kind: str) -> int:
+        """How many are of a kind."""
+        return int((self.kind == self.KINDS.index(kind)).sum())
+
+    @classmethod
     def join(cls, parts: Sequence[Examples]) -> Examples:
         """All parts one after the other; float32 as soon as one of them is. Empty parts are left out."""
         parts = [part for part in parts if len(part)] or list(parts[:1])

@@ -169,6 +169,25 @@ def test_the_best_epoch_is_kept_and_of_equal_ones_the_later(examples: Examples, 
     assert all(torch.equal(tensor, states[3][name]) for name, tensor in last.model.state_dict().items())
 
 
+@pytest.mark.parametrize(("epochs", "count", "after"), [(4, 2, (2, 4)), (5, 2, (3, 5)), (3, 3, (1, 2, 3)), (4, 0, ())])
+def test_snapshots_are_the_states_after_epochs_evenly_spaced(
+    examples: Examples, start: Trained, epochs: int, count: int, after: tuple[int, ...]
+) -> None:
+    recipe = Recipe(Natural(), epochs=epochs, batch_size=8, snapshots=count)
+    trained = fit(recipe, examples, None, start, None, 0)
+    assert len(trained.snapshots) == count
+    for snapshot, stop in zip(trained.snapshots, after, strict=True):
+        shorter = fit(replace(recipe, epochs=stop, snapshots=0), examples, None, start, None, 0)
+        wanted = shorter.model.state_dict()
+        assert snapshot.keys() == wanted.keys()
+        assert all(torch.equal(snapshot[name], wanted[name]) for name in wanted)
+
+
+def test_more_snapshots_than_epochs_are_refused() -> None:
+    with pytest.raises(InputError, match="a training of 3 epochs has up to so many snapshots; 4 came"):
+        Recipe(epochs=3, snapshots=4)
+
+
 def test_the_model_trains_in_training_mode_also_after_its_monitor_looked(examples: Examples, start: Trained) -> None:
     watching = Watching()
     trained = train(

@@ -34,6 +34,7 @@ RECIPES = {
         Adversarial(PGD(steps=2, threat=Linf(0.1))), optimiser=SGD(0.1), schedule=ReleasedCyclic(half_cycle=7)
     ),
     "TRADES": Recipe(Trades(steps=2, threat=Linf(0.1)), optimiser=Adam(1e-2), keep_optimiser=True),
+    "snapshots": Recipe(Natural(), optimiser=Adam(1e-2), snapshots=3),
     "companion": Recipe(WithCompanion(), optimiser=Adam(1e-2)),
 }
 EPOCHS, BATCHES = 4, 5
@@ -54,6 +55,10 @@ def same(first: Trained, second: Trained) -> bool:
     if isinstance(first.companion, Counter):
         assert isinstance(second.companion, Counter)
         tensors.append((first.companion.seen, second.companion.seen))
+    assert len(first.snapshots) == len(second.snapshots)
+    for one, two in zip(first.snapshots, second.snapshots, strict=True):
+        assert one.keys() == two.keys()
+        tensors += [(one[name], two[name]) for name in one]
     numbers = (first.steps, first.epoch) == (second.steps, second.epoch)
     return numbers and all(torch.equal(one, two) for one, two in tensors)
 

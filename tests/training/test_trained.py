@@ -41,6 +41,16 @@ def test_what_was_saved_comes_back_to_the_last_bit(trained: Trained, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_snapshots_come_back_in_their_order(trained: Trained, tmp_path: Path) -> None:
+    states = tuple({"weight": torch.rand(3, 2), "bias": torch.rand(2)} for _ in range(12))
+    Trained(trained.model, None, states).save(tmp_path / "model.safetensors")
+    back = Trained.load(tmp_path / "model.safetensors", convnet(classes=10)).snapshots
+    assert len(back) == 12
+    for wanted, got in zip(states, back, strict=True):
+        assert wanted.keys() == got.keys()
+        assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+
+
 def test_a_companion_comes_back_too(trained: Trained, tmp_path: Path) -> None:
     companion = Counter()
     companion.seen += 5

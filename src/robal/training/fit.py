@@ -24,9 +24,11 @@ from robal.training.trained import (
     load_optimiser,
     load_tensors,
     named,
+    numbered,
     optimiser_tensors,
     part,
     save_tensors,
+    snapshots_in,
 )
 
 Monitor = Callable[[nn.Module, int], float]
@@ -78,9 +80,11 @@ def fit(
     per_epoch = len(_cuts(len(examples), recipe.batch_size)) - 1
     total = per_epoch * recipe.epochs
     best: dict[str, Tensor] = {}
+    snapshots: list[dict[str, Tensor]] = []
+    kept_after = {-(-recipe.epochs * (number + 1) // recipe.snapshots) for number in range(recipe.snapshots)}
     done, best_score, best_epoch = 0, float("-inf"), 0
     if checkpoint is not None and checkpoint.exists():
-        done, best, best_score, best_epoch = _restore(checkpoint, parts, optimiser)
+        done, best, best_score, best_epoch, snapshots = _restore(checkpoint, parts, optimiser)
 
     with torch.random.fork_rng():
         for step in track(range(done * per_epoch, total), what, total, done * per_epoch):
@@ -116,14 +120,17 @@ def fit(
                 score = monitor(model, epoch)
                 if score >= best_score:
                     best, best_score, best_epoch = _tensors(parts, optimiser), score, epoch + 1
+            if epoch + 1 in kept_after:
+                snapshots.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
             if checkpoint is not None:
                 numbers = {"epoch": epoch + 1, "best_score": float(best_score), "best_epoch": best_epoch}
-                save_tensors(checkpoint, named("now", _tensors(parts, optimiser)) | named("best", best), numbers)
+                tensors = named("now", _tensors(parts, optimiser)) | named("best", best) | numbered(snapshots)
+                save_tensors(checkpoint, tensors, numbers)
     if recipe.keep == "best":
         _put_back(best, parts, optimiser)
     state = optimiser_tensors(optimiser) if recipe.keep_optimiser else {}
     epoch = best_epoch if recipe.keep == "best" else recipe.epochs
-    return Trained(model.eval(), companion, (), state, previous.steps + total, epoch)
+    return Trained(model.eval(), companion, tuple(snapshots), state, previous.steps + total, epoch)
 
 
 def _cuts(count: int, batch_size: int) -> list[int]:
@@ -167,7 +174,8 @@ def _put_back(tensors: dict[str, Tensor], parts: list[nn.Module], optimiser: tor
 
 def _restore(
     checkpoint: Path, parts: list[nn.Module], optimiser: torch.optim.Optimizer
-) -> tuple[int, dict[str, Tensor], float, int]:
+) -> tuple[int, dict[str, Tensor], float, int, list[dict[str, Tensor]]]:
     tensors, numbers = load_tensors(checkpoint)
     _put_back(part(tensors, "now"), parts, optimiser)
-    return numbers["epoch"], part(tensors, "best"), numbers["best_score"], numbers["best_epoch"]
+    best = part(tensors, "best")
+    return numbers["epoch"], best, numbers["best_score"], numbers["best_epoch"], snapshots_in(tensors)

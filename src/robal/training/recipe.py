@@ -25,6 +25,8 @@ class Recipe:
         warm_start: go on from the previous round's model; else from the network's initial weights.
         keep_optimiser: go on with the previous round's optimiser state too.
         keep: "last" epoch, or the "best" by validation (robust accuracy; ties go to the later one).
+        snapshots: how many states of the model are kept from the training, evenly spaced over its epochs, the last one
+            after the last epoch; acquisition functions such as `ExcludeHard` look at them.
     """
 
     objective: Objective = Adversarial()
@@ -36,11 +38,14 @@ class Recipe:
     warm_start: bool = True
     keep_optimiser: bool = False
     keep: Literal["last", "best"] = "last"
+    snapshots: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a recipe needs epochs >= 1 and batch_size >= 2; {self.epochs} and {self.batch_size} came"
             )
+        if not 0 <= self.snapshots <= self.epochs:
+            raise InputError(f"a training of {self.epochs} epochs has up to so many snapshots; {self.snapshots} came")
         if self.keep_optimiser and not self.warm_start:
             raise InputError("keep_optimiser goes with warm_start: another model's optimiser state is of no use")

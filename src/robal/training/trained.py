@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ class Trained:
     epoch: int = 0
 
     def save(self, path: Path) -> None:
-        """Write everything but the snapshots to one safetensors file, by temp file, fsync and rename."""
+        """Write everything to one safetensors file, by temp file, fsync and rename."""
         tensors = named("model", self.model.state_dict()) | named("optimiser", self.optimiser)
+        tensors |= numbered(self.snapshots)
         if self.companion is not None:
             tensors |= named("companion", self.companion.state_dict())
         save_tensors(path, tensors, {"steps": self.steps, "epoch": self.epoch})
@@ -58,7 +59,8 @@ class Trained:
                 companion.load_state_dict(part(tensors, "companion"))
         except RuntimeError as error:
             raise RunFolderError(f"{path} holds the weights of another network: {error}") from None
-        return cls(model.eval(), companion, (), part(tensors, "optimiser"), numbers["steps"], numbers["epoch"])
+        snapshots = tuple(snapshots_in(tensors))
+        return cls(model.eval(), companion, snapshots, part(tensors, "optimiser"), numbers["steps"], numbers["epoch"])
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -93,6 +95,19 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """What `named` put under `prefix`, by its own names."""
     start = f"{prefix}:"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def numbered(snapshots: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all snapshots in one mapping, "snapshot3:" before the names of the fourth."""
+    return {name: tensor for i, one in enumerate(snapshots) for name, tensor in named(f"snapshot{i}", one).items()}
+
+
+def snapshots_in(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """What `numbered` put together."""
+    found: list[dict[str, Tensor]] = []
+    while one := part(tensors, f"snapshot{len(found)}"):
+        found.append(one)
+    return found
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:

@@ -1,0 +1,47 @@
+"""What an acquisition function adds to the training set beside the labels: twins stay, pseudo-labels last one round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from robal.images import Images, unit
+from robal.pool import Examples
+from robal.training.trained import load_tensors, save_tensors
+
+_PSEUDO = Examples.KINDS.index("pseudo")
+
+
+def carried_on(kept: Examples, added: Examples) -> Examples:
+    """What training uses beside the bought examples: all that was ever added, but of pseudo-labels only the new."""
+    return Examples.join([kept.of_kind("twin", "crafted"), added])
+
+
+def save_kept(path: Path, added: Examples) -> None:
+    """Write what one round added, whole or not at all. Of pseudo-labelled images the position in the pool is enough."""
+    tensors = {name: getattr(added, name) for name in ("labels", "origin", "kind", "weight")}
+    save_tensors(path, tensors | {"images": added.images[added.kind != _PSEUDO]}, {})
+
+
+def load_kept(path: Path, images: Images) -> Examples:
+    """Read what `save_kept` wrote; nothing where there is no file. Raises RunFolderError for a damaged one."""
+    if not path.exists():
+        return Examples.none()
+    tensors, _ = load_tensors(path)
+    own, pseudo = tensors.pop("images"), tensors["kind"] == _PSEUDO
+    pixels = images.at_rest(tensors["origin"].clamp_min(0))
+    if len(own):
+        pixels = unit(pixels).clone()
+        pixels[~pseudo] = unit(own)
+    return Examples(pixels, **tensors)
+
+
+def describe_kept(kept: Examples, hidden: Tensor | None) -> dict[str, Any]:
+    """Counts for the metrics; where the true labels are known (a simulation), how many pseudo-labels are right."""
+    pseudo = kept.of_kind("pseudo")
+    right = None
+    if hidden is not None and len(pseudo):
+        right = (hidden[pseudo.origin] == pseudo.labels).double().mean().item()
+    return {"twin": kept.count("twin"), "crafted": kept.count("crafted"), "pseudo": len(pseudo), "pseudo_right": right}
