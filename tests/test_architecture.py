@@ -25,7 +25,7 @@ GROUPS: list[tuple[str, ...]] = [
     ("scores",),
     ("acquisition", "evaluation", "objectives"),
     ("training",),
-    ("plan", "plans", "folder", "kept", "measure", "records", "loop"),
+    ("plan", "plans", "folder", "kept", "measure", "records", "selection", "loop"),
     ("report",),
     ("presets",),
     ("cli",),
@@ -45,6 +45,7 @@ IN_ORDER = {
     "kept",
     "measure",
     "records",
+    "selection",
     "loop",
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__")

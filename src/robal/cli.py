@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -126,6 +126,76 @@ def report_command(*folders: Path, out: Path | None = None) -> None:
     console = Console()
     console.print(table(folders))
     console.print(f"Report: {page}", soft_wrap=True, markup=False)
+
+
+@app.command(name="select")
+def select_command(
+    *,
+    model: str,
+    images: str,
+    n: int,
+    weights: Path | None = None,
+    acquisition: str = "DRE",
+    out: Path = Path("query.csv"),
+    classes: str | None = None,
+    labelled: Path | None = None,
+    resize: int | None = None,
+    threat: str | None = None,
+    seed: int = 0,
+    data: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Choose images to label with a model of yours; no run, no training.
+
+    Writes a CSV file with the chosen images in order, and beside it a picture of them. Images without a label are the
+    candidates; where all images of a data set carry one, all are.
+
+    For example:
+
+    - `robal select --model my_networks:build --weights w.safetensors --images photos/ --n 200`
+    - `robal select --model LeNet5 --weights w.safetensors --images pool.npz --acquisition BADGE --n 100 --classes 10`
+    - `robal select --model LeNet5 --weights runs/dre/rounds/006/model.safetensors --images digits --n 20`
+    - `robal select ... --acquisition '{name: DRE, bins: 30}' --labelled labels.csv --out next.csv`
+
+    Parameters
+    ----------
+    model
+        The function that builds your network (`module:function`, looked for in the current folder too), or one of
+        robal's networks. It takes float images in [0, 1] and returns logits.
+    images
+        A folder of images, an .npz file (`images`, optional `labels`, -1 where unknown), or a known data set.
+    n
+        How many images to choose.
+    weights
+        A safetensors file of the network's tensors, or a run's model.safetensors.
+    acquisition
+        The acquisition function: a name, or YAML with its settings.
+    out
+        The CSV file to write.
+    classes
+        How many classes, or their names (`cat,dog`), where the images do not say.
+    labelled
+        A CSV file with columns index and label: images that are labelled already.
+    resize
+        Height and width in pixels to resize the images to.
+    threat
+        What the adversary may do, for methods that attack: `linf:8/255`, `l2:0.5`.
+    seed
+        Equal seeds give equal choices.
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    device
+        Where the model runs.
+    """
+    from robal.progress import display
+    from robal.selection import select_from_files
+
+    with display():
+        chosen = select_from_files(
+            model, images, n, weights, acquisition, classes, labelled, resize, threat, seed, data, device
+        )
+    sheet = chosen.save(out)
+    print(f"{n} of {chosen.candidates} images chosen by {chosen.by}: {out}, and to look at: {sheet}")
 
 
 @app.command(name="presets")

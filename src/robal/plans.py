@@ -93,6 +93,19 @@ def decode(mapping: Mapping[str, Any]) -> Plan:
     return plan
 
 
+def read_component(kind: Any, text: str, what: str) -> Any:
+    """A component from the command line: a name (`DRE`), or YAML (`{name: DRE, bins: 30}`).
+
+    Raises:
+        PlanError: with every mistake in it.
+    """
+    mistakes: list[str] = []
+    component = _build(kind, parse_override(f"{what}={text}")[what], what, mistakes)
+    if mistakes:
+        raise PlanError(mistakes)
+    return component
+
+
 def encode(value: Any) -> Any:
     """A plan, or a part of one, as YAML-ready values; components carry their `name`.
 
@@ -124,7 +137,7 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"{Path(plan.data.name).stem.replace(':', '-')}-{acquisition_name}-{digest}"
 
 
-_STRUCTURES = {"Plan", "Source", "Start", "Validation", "Evaluation", "Recipe"}
+_STRUCTURES = {"DeepFool", "Plan", "Source", "Start", "Validation", "Evaluation", "Recipe"}
 
 
 def to_yaml(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -87,3 +88,17 @@ def test_a_threat_in_pixel_steps_is_written_as_a_fraction():
     assert words.threat({"threat": {"name": "Linf", "eps": 8 / 255}}) == "L∞ ε = 8/255"
     assert words.threat({"threat": {"name": "L2", "eps": 0.5}}) == "L₂ ε = 0.5"
     assert words.threat({"threat": {"name": "L2", "eps": math.nan}}) == "L₂"
+
+
+def test_what_was_trained_on_beside_the_labels_is_said_with_its_errors(tmp_path, write_run):
+    folder = write_run(tmp_path / "run")
+    assert words.trained_beside(read(folder).last) is None
+    path = folder / "metrics.jsonl"
+    *first, last = path.read_text(encoding="utf-8").splitlines()
+    kept = {"twin": 1, "crafted": 0, "pseudo": 1200, "pseudo_right": 0.941}
+    path.write_text("\n".join([*first, json.dumps(json.loads(last) | {"kept": kept})]), encoding="utf-8")
+    assert words.trained_beside(read(folder).last) == (
+        "Trained on beside the bought labels: 1 adversarial twin of bought images, 1,200 images under the model's own "
+        "label (94.1 % of them right). They count as no label."
+    )
+    assert words.cautions(read(folder)) == [words.trained_beside(read(folder).last)]

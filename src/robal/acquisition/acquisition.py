@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -133,6 +133,34 @@ def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, gen
             f"{str(chosen.dtype).split('.')[-1]}, {len(chosen.unique())} distinct, {int(legal.sum())} candidates"
         )
     return chosen
+
+
+def choose_with_scores(
+    acquisition: Acquisition | Score, candidates: Candidates, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """As `choose`, and what the choice was made by: [n] scores in the same order, or None where there are none.
+
+    A score's scores are its own; a joint choice has those of its field `score`, if it has one (DRE, CEAL).
+    """
+    seen: dict[str, Tensor] = {}
+
+    def remembered(score: Score) -> Score:
+        def call(candidates: Candidates, generator: torch.Generator) -> Tensor:
+            seen["scores"] = scores_of(score, candidates, generator)
+            return seen["scores"]
+
+        call.__name__ = _name(score)
+        return call
+
+    watched: Any = acquisition
+    if is_score(watched):
+        watched = remembered(watched)
+    elif is_dataclass(watched) and not isinstance(watched, type) and hasattr(watched, "score"):
+        watched = replace(watched, score=remembered(watched.score))
+    chosen = choose(watched, candidates, n, generator)
+    if "scores" not in seen:
+        return chosen, None
+    return chosen, seen["scores"][torch.searchsorted(candidates.indices, chosen)]
 
 
 def examples_of(

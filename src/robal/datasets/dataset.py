@@ -23,6 +23,7 @@ class Dataset:
         test_images: [T, C, H, W] of the same C, H, W and dtype, or None.
         test_labels: [T] int64 in [0, K), every one known, or None.
         sources: file name -> md5, where one was checked.
+        files: N names of the images, where each is a file, relative to their folder.
 
     Raises:
         InputError: naming the first thing that cannot be right.
@@ -35,6 +36,7 @@ class Dataset:
     test_images: Tensor | None = None
     test_labels: Tensor | None = None
     sources: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_images(self.images, f"the images of {self.name}")

@@ -86,12 +86,14 @@ def load_folder(path: Path | str, *, resize: int | None = None, classes: Sequenc
     pixels = _read(files, resize)
     labels = torch.tensor([label for part in listed for _, label in part], dtype=torch.int64)
     count = len(listed[0])
+    relative = tuple(file.relative_to(root).as_posix() for file in files[:count])
     if not split:
-        return Dataset(root.resolve().name, pixels, labels, names)
+        return Dataset(root.resolve().name, pixels, labels, names, files=relative)
     if bool((labels[count:] < 0).any()):
         stray = files[count + int((labels[count:] < 0).nonzero()[0])]
         raise InputError(f"{stray} lies in no class folder; every test image needs a class")
-    return Dataset(root.resolve().name, pixels[:count], labels[:count], names, pixels[count:], labels[count:])
+    test = (pixels[count:], labels[count:])
+    return Dataset(root.resolve().name, pixels[:count], labels[:count], names, *test, files=relative)
 
 
 def _class_names(roots: Sequence[Path]) -> tuple[str, ...]:

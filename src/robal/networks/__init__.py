@@ -1,7 +1,8 @@
 """Networks: each a frozen dataclass that builds a module from [0, 1] images to logits, by shape, classes and seed."""
 
 from robal.networks.building import Architecture
-from robal.networks.custom import Custom
+from robal.networks.custom import Custom, load_weights
+from robal.networks.dropout import DropoutPasses, dropout_places
 from robal.networks.features import embedding_layer, forward_with_embeddings
 from robal.networks.layout import channels_last
 from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
@@ -18,6 +19,7 @@ __all__ = [
     "VGG16",
     "Architecture",
     "Custom",
+    "DropoutPasses",
     "LeNet5",
     "LeNet5DFAL",
     "LeNet5DRE",
@@ -27,9 +29,11 @@ __all__ = [
     "channels_last",
     "check_logits",
     "dropout_layers",
+    "dropout_places",
     "embedding_layer",
     "forward_with_embeddings",
     "frozen",
+    "load_weights",
     "mc_dropout",
 ]
 

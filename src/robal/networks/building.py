@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,13 +26,21 @@ class Architecture(Protocol):
 
 
 class Network(nn.Sequential):
-    """Named layers in a row; `features` names the layer whose input is the embedding ("": the last Linear)."""
+    """Named layers in a row.
+
+    `features` names the layer whose input is the embedding ("": the last Linear), `dropout_after` the layers behind
+    which Monte Carlo dropout may drop although the network itself does not.
+    """
 
     features: str
+    dropout_after: tuple[str, ...]
 
-    def __init__(self, layers: Mapping[str, nn.Module], features: str = "") -> None:
+    def __init__(
+        self, layers: Mapping[str, nn.Module], features: str = "", dropout_after: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(OrderedDict(layers))
         self.features = features
+        self.dropout_after = dropout_after
 
 
 @contextmanager
@@ -81,14 +90,18 @@ def assemble(
     std: Sequence[float] | None,
     features: str = "",
 ) -> Network:
-    """The layers in their order, without the absent ones (None), behind `Normalise` where it is asked for."""
+    """The layers in their order, without the absent ones, behind `Normalise` where it is asked for.
+
+    An absent layer (None) is dropout at rate 0; the network remembers behind which layers it would stand.
+    """
     present: dict[str, nn.Module] = {}
     if mean is not None and std is not None:
         if len(mean) != shape[0]:
             raise InputError(f"images of {shape[0]} channels need as many means and deviations, got {len(mean)}")
         present["normalise"] = Normalise(mean, std)
     present |= {name: layer for name, layer in layers.items() if layer is not None}
-    network = Network(present, features)
+    dropout_after = tuple(before for before, name in pairwise(layers) if layers[name] is None)
+    network = Network(present, features, dropout_after)
     names = [name for name, _ in network.named_modules() if name]
     if features and features not in names:
         raise InputError(f"features={features!r} names no layer of the network; {did_you_mean(features, names)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -63,7 +63,7 @@ class Custom:
         with seeded(seed):
             model = _call(factory, self.factory, shape, classes)
             if self.weights:
-                _load(model, Path(self.weights))
+                load_weights(model, Path(self.weights))
             model = self._wrap(model, shape)
             _probe(model, self.factory, shape, classes)
         return model
@@ -120,15 +120,24 @@ def _call(factory: Callable[..., Any], name: str, shape: Shape, classes: int) ->
     return model
 
 
-def _load(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read a safetensors file of exactly the model's tensors into it; or the `model.safetensors` of a run's round.
+
+    Raises DataMissing and DataCorrupt for the file, InputError for the weights of another network.
+    """
     if not path.is_file():
         raise DataMissing(f"weights: there is no file {str(path)!r}")
     try:
-        missing, unexpected = load_model(model, str(path), strict=False)
+        with safe_open(path, "pt") as file:
+            of_run = {key.removeprefix("model:"): file.get_tensor(key) for key in file.keys() if key[:6] == "model:"}  # noqa: SIM118
+        if of_run:
+            missing, unexpected = model.load_state_dict(of_run, strict=False)
+        else:
+            missing, unexpected = load_model(model, str(path), strict=False)
     except SafetensorError as error:
         raise DataCorrupt(f"weights: {str(path)!r} is no safetensors file: {error}") from error
     except RuntimeError as error:
-        raise InputError(f"weights: {str(path)!r} is of another network: {error}") from error
+        raise InputError(f"weights: {str(path)!r} is of another network: {' '.join(str(error).split())}") from error
     if missing or unexpected:
         raise InputError(
             f"weights: {str(path)!r} is of another network: "

@@ -72,9 +72,9 @@ class LeNet5DRE:
     as `LeNet5`; images must be 32x32.
 
     Source: Guo et al., Neural Computing & Applications 2023 (arXiv 2112.02542), released code.
-    Differs from it: the trailing LogSoftmax is left out, which changes neither loss nor probabilities. Its BALD puts
-    dropout 0.1 after each convolution's ReLU at test time only; here `dropout` belongs to the network: to get the
-    former, load weights trained with dropout=0 into LeNet5DRE(dropout=0.1).
+    Differs from it: the trailing LogSoftmax is left out, which changes neither loss nor probabilities. `dropout`
+    belongs to the network and acts in training too; the study trains without and has dropout 0.1 in the passes of its
+    BALD only, as `robal.acquisition.bayesian.BALD` does with LeNet5DRE(dropout=0).
     """
 
     dropout: float = 0.0

@@ -69,7 +69,7 @@ class ResNet18:
     weights a function of the seed alone. Raises InputError where shape or classes do not fit.
 
     Source: He, Zhang, Ren, Sun, CVPR 2016 (arXiv 1512.03385), in the widespread form for CIFAR that the DRE study
-    uses (Guo et al. 2023). Differs from the study: its BALD adds dropout 0.1 at test time only; see `LeNet5DRE`.
+    uses (Guo et al. 2023). Its BALD adds dropout 0.1 at test time only; see `LeNet5DRE`.
     """
 
     dropout: float = 0.0

@@ -28,8 +28,8 @@ class VGG8:
     Calling it gives a module from float32 [B, C, H, W] in [0, 1] to logits float32 [B, classes], on the CPU, its
     weights a function of the seed alone. Raises InputError where shape or classes do not fit.
 
-    Source: Guo et al., Neural Computing & Applications 2023 (arXiv 2112.02542), released code. Differs from it:
-    its BALD adds dropout 0.1 at test time only; see `LeNet5DRE`.
+    Source: Guo et al., Neural Computing & Applications 2023 (arXiv 2112.02542), released code. Its BALD adds
+    dropout 0.1 at test time only; see `LeNet5DRE`.
     """
 
     dropout: float = 0.0
@@ -119,7 +119,7 @@ class VGG16:
 
     Source: Simonyan and Zisserman, ICLR 2015 (arXiv 1409.1556), configuration D, in the widespread form for CIFAR
     that the DRE study uses (Guo et al. 2023). Differs from the study: its dropout for BALD was never part of the
-    forward pass; here it is where `dropout` says.
+    forward pass; here it acts before each pooling.
     """
 
     dropout: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Round:
-    """One line of metrics.jsonl. `measured_on` is "test", or "validation" where the run has no test images."""
+    """One line of metrics.jsonl. `measured_on` is "test", or "validation" where the run has no test images.
+
+    `kept` counts what was trained on beside the bought labels, by kind ("twin", "pseudo", "crafted"); `pseudo_right` is
+    the share of right pseudo-labels, where the truth is known.
+    """
 
     number: int
     bought: int
@@ -47,6 +51,8 @@ class Round:
     gradient_evaluations: int | None
     epoch_kept: int | None
     query: Query | None
+    kept: Mapping[str, int] = field(default_factory=dict)
+    pseudo_right: float | None = None
 
     @property
     def attack(self) -> str | None:
@@ -204,6 +210,8 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         gradient_evaluations=whole(row.get("gradient_evaluations")),
         epoch_kept=whole(row.get("epoch_kept")),
         query=_query(mapping(row.get("query")), strip),
+        kept=_counts({key: value for key, value in mapping(row.get("kept")).items() if key != "pseudo_right"}),
+        pseudo_right=_share(mapping(row.get("kept")).get("pseudo_right")),
     )
 
 

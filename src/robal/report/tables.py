@@ -81,6 +81,7 @@ def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, obj
     cells |= {"validation_accuracy": row.validation.value if row.validation else "", "seconds": row.seconds}
     cells |= {f"seconds_{phase}": row.times[phase] for phase in PHASES}
     evaluations, epoch = row.gradient_evaluations, row.epoch_kept
+    cells |= {f"kept_{kind}": row.kept.get(kind, 0) for kind in ("twin", "pseudo")}
     return cells | {
         "gradient_evaluations": "" if evaluations is None else evaluations,
         "epoch_kept": "" if epoch is None else epoch,
@@ -92,7 +93,16 @@ def columns(attacks: Sequence[str]) -> list[str]:
     rates = [f"{name}{end}" for name in ("accuracy", *attacks) for end in ("", "_low", "_high", "_images")]
     head = ["run", "round", "labels_bought", *(f"labels_{key}" for key in LABELS), "measured_on"]
     times = ["seconds", *(f"seconds_{phase}" for phase in PHASES)]
-    return [*head, *rates, "validation_accuracy", *times, "gradient_evaluations", "epoch_kept"]
+    return [
+        *head,
+        *rates,
+        "validation_accuracy",
+        *times,
+        "kept_twin",
+        "kept_pseudo",
+        "gradient_evaluations",
+        "epoch_kept",
+    ]
 
 
 def as_csv(records: Sequence[RunRecord]) -> str:

@@ -114,7 +114,22 @@ def cautions(record: RunRecord) -> list[str]:
             )
         if row.measured_on == "validation":
             said.append("There is no test set: the numbers come from validation images, which training has looked at.")
+    if row is not None and (beside := trained_beside(row)):
+        said.append(beside)
     return said + list(record.notes)
+
+
+def trained_beside(row: Round) -> str | None:
+    """What was trained on that is no bought label: adversarial twins, pseudo-labelled images; None without any."""
+    parts = []
+    if twins := row.kept.get("twin", 0):
+        parts.append(f"{twins:,} adversarial {'twin' if twins == 1 else 'twins'} of bought images")
+    if crafted := row.kept.get("crafted", 0):
+        parts.append(f"{crafted:,} crafted {'image' if crafted == 1 else 'images'}")
+    if pseudo := row.kept.get("pseudo", 0):
+        right = "" if row.pseudo_right is None else f" ({100 * row.pseudo_right:.1f} % of them right)"
+        parts.append(f"{pseudo:,} {'image' if pseudo == 1 else 'images'} under the model's own label{right}")
+    return f"Trained on beside the bought labels: {', '.join(parts)}. They count as no label." if parts else None
 
 
 def free_labels(record: RunRecord) -> str | None:
