@@ -348,12 +348,15 @@ def test_how_many_images_memory_holds_changes_nothing(over: Over, monkeypatch: A
     model, images = built(lambda: convnet(4)), images_of(9, 1, 8, 8).double()
     wanted = lengths_of(model, images, over)
     counting = Counting(model)
-    monkeypatch.setattr(jacobian, "AT_ONCE", 4)
-    torch.testing.assert_close(lengths_of(counting, images, over), wanted)
-    assert counting.passes == [1, 4, 4, 1]
     an_image = {"parameters": 4 * (2 * 6 * 36 + 4), "last_layer": 4 * 4, "inputs": 4 * 64}[over]
-    for floats, parts in ((2 * an_image, [2, 2, 2, 2, 1]), (1, [1] * 9)):
-        monkeypatch.setattr(jacobian, "FLOATS", floats)
+    for cached, at_once, floats, parts in (
+        (3 * an_image, 1, 99 * an_image, [3, 3, 3]),
+        (3 * an_image, 4, 99 * an_image, [4, 4, 1]),
+        (3 * an_image, 4, 2 * an_image, [2, 2, 2, 2, 1]),
+        (9 * an_image, 4, 1, [1] * 9),
+    ):
+        for name, value in (("CACHED", cached), ("AT_ONCE", at_once), ("FLOATS", floats)):
+            monkeypatch.setattr(jacobian, name, value)
         counting.passes.clear()
         torch.testing.assert_close(lengths_of(counting, images, over), wanted)
         assert counting.passes == [1, *parts]

@@ -32,7 +32,7 @@ class Screened:
 
     inner: Acquisition = DFAL(candidates_per_query=0)
     by: Score = LinearisedDistance()
-    keep: float = 1.5
+    keep: float = 1.25
     candidates_per_query: int = 10
 
     def __post_init__(self) -> None:

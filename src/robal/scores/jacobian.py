@@ -17,8 +17,9 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.func import functional_call
 from torch.nn import functional as F
 
-AT_ONCE = 32  # images: of a small network, what a CPU's cache holds
-FLOATS = 2**26  # of a large one, 256 MiB for the gradients at all layers, of all classes
+CACHED = 2**21  # numbers that are at hand in a CPU's cache: so many of a small network's gradients at once,
+AT_ONCE = 8  # of a larger one so many images, which convolutions need to be fast,
+FLOATS = 2**26  # and of the largest what fits into 256 MiB
 
 Weights: TypeAlias = Mapping[str, Tensor]
 _Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
@@ -86,7 +87,7 @@ def input_gram(model: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_parts(gram: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Tensor, floats: int) -> tuple[Tensor, Tensor]:
     """Logits and products of as many images at a time as memory holds; an image takes `floats` numbers."""
-    size = max(1, min(AT_ONCE, FLOATS // max(floats, 1)))
+    size = max(1, min(max(AT_ONCE, CACHED // max(floats, 1)), FLOATS // max(floats, 1)))
     logits, grams = zip(*(gram(images) for images in batch.split(size)), strict=True)
     return torch.cat(logits), F.pad(torch.cat(grams), (0, 1, 0, 1))
 
