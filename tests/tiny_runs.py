@@ -31,8 +31,9 @@ SETTINGS = (
     "validation={images: 20, attack: {name: PGD, steps: 2}}",
     "evaluation={images: 20, each_round: [{name: PGD, steps: 2}], at_end: [FGSM]}",
 )
-# Every part of the state counts: the best epoch is chosen, the optimiser goes on, dropout and crops draw noise. With
-# this seed the best epochs of rounds 0 and 1 are not the last ones.
+# Every part of the state counts: the best epoch is chosen, the optimiser goes on, dropout and crops draw noise, twins
+# and pseudo-labelled images are kept, a teacher is trained, snapshots are taken. With this seed the best epochs of
+# rounds 0 and 2 are not the last ones.
 DELICATE = (
     "seed=1",
     "network={name: LeNet5, dropout: 0.05}",
@@ -40,6 +41,8 @@ DELICATE = (
     "recipe={keep: best, keep_optimiser: true, augmentation: {name: CropFlip, pad: 1}}",
     "validation.bought_share=0.2",
     "oracle.noise=0.1",
+    "acquisition={name: Mix, first: {name: CEAL, score: EntropyMix, threshold: 0.5}, second: DFAL}",
+    "recipe.snapshots=2",
 )
 
 FORKS = multiprocessing.get_context("forkserver")  # imports torch once, and forks from there
@@ -173,6 +176,7 @@ def watch_saves(saved: Callable[[int, str, bool], None]) -> None:
         (robal.loop, "write_records"),
         (robal.records, "write"),
         (robal.loop, "contact_sheet"),
+        (robal.loop, "save_kept"),
         (folder, "save_question"),
         (folder, "save_answers"),
         (sys.modules["robal.training.fit"], "save_tensors"),

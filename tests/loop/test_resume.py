@@ -53,11 +53,15 @@ def nth(saves: list[str], name: str, number: int) -> int:
 
 def test_the_run_under_test_is_one_that_a_lost_state_would_change(unkilled: dict[str, Any]) -> None:
     assert unkilled["outcome"]["metrics"][0]["labels"]["validation"] == 8
-    start, first, _ = [row["epoch_kept"] for row in unkilled["outcome"]["metrics"]]
-    assert (start < 10, first) == (True, 1)  # the best epoch is not the last one, and has to be remembered
+    start, _, last = [row["epoch_kept"] for row in unkilled["outcome"]["metrics"]]
+    assert (start < 10, last) == (True, 1)  # the best epoch is not the last one, and has to be remembered
     weights = unkilled["outcome"]["weights"]
     assert all(one != other for one, other in itertools.combinations(weights, 2))
     assert any(name.startswith("optimiser:") for name in weights[0])
+    assert any(name.startswith("snapshot1:") for name in weights[1])
+    kept = [row["kept"] for row in unkilled["outcome"]["metrics"]]
+    assert kept[2]["twin"] > kept[1]["twin"] > 0
+    assert kept[1]["pseudo"] > 0
 
 
 # Killed at a save
@@ -77,8 +81,10 @@ def killed_at(position: int, before: bool, folder: Path) -> dict[str, Any]:
     ("name", "number", "before"),
     [
         ("RunFolder.save_answers", 1, True),  # asked, and not answered
-        ("fit.save_tensors", 10, False),  # within the training of round 1, one epoch done and one to come
+        ("fit.save_tensors", 12, False),  # within the training of round 1's teacher
+        ("fit.save_tensors", 32, False),  # within the training of round 2, one epoch done and one to come
         ("RunFolder.save_history", 1, True),  # round 1 is all there but its metrics
+        ("loop.save_kept", 1, False),  # round 2 has its twins, and has not begun to train
     ],
 )
 def test_a_run_killed_at_a_save_ends_as_if_it_had_not_been(
@@ -100,6 +106,7 @@ def test_a_run_killed_at_any_save_ends_as_if_it_had_not_been(unkilled: dict[str,
         "Trained.save",
         "fit.save_tensors",
         "contact_sheet",
+        "save_kept",
         "Path.replace",
         "Path.unlink",
     ):
