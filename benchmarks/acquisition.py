@@ -17,6 +17,7 @@ import gc
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -524,24 +525,28 @@ def contests(at: Setting) -> Iterator[tuple[str, dict[str, Callable[[], Any]], C
 # Cost against pool size
 
 
-def scaling(repeats: int, largest: int) -> list[Row]:
-    """Methods on synthetic features alone: 84-d, 10 classes, 200 chosen beside 1,000 labelled."""
+def scaling(repeats: int, smallest: int, largest: int, features: int, wanted: list[str]) -> list[Row]:
+    """Methods on synthetic features alone: 10 classes, 200 chosen beside 1,000 labelled."""
     found = []
     for count in (10_000, 30_000, 100_000, 300_000, 1_000_000):
-        if count > largest:
-            break
+        if not smallest <= count <= largest:
+            continue
         draw = generator(0, "features")
-        middle = torch.randn(50, 84, generator=draw) * 3
+        middle = torch.randn(50, features, generator=draw) * 3
         which = torch.randint(50, (count + LABELLED,), generator=draw)
-        rows = middle[which] + torch.randn(count + LABELLED, 84, generator=draw)
+        rows = torch.randn(count + LABELLED, features, generator=draw)
+        for part in torch.arange(len(rows)).split(10_000):
+            rows[part] += middle[which[part]]
         known, rows = rows[:LABELLED], rows[LABELLED:]
-        probs = (rows @ torch.randn(84, 10, generator=draw) * 0.2).softmax(1)
+        probs = (rows @ torch.randn(features, 10, generator=draw) * 0.2).softmax(1)
         works = {
             "CoreSet": lambda rows=rows, known=known: k_center_greedy(rows, known, N),
             "BADGE": lambda rows=rows, probs=probs: badge(probs, rows, N, generator(0)),
             "TypiClust": lambda rows=rows, known=known: typiclust(rows, known, N, generator(0)),
         }
         for name, work in works.items():
+            if wanted and name not in wanted:
+                continue
             row = contest(name, {str(count): lambda work=work: work().tolist()}, repeats)[0]
             print(f"{name:10} {count:>9,} rows {row.median:8.2f} s {row.peak:8.0f} MB", flush=True)
             found.append(row)
@@ -578,6 +583,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scaling", action="store_true", help="cost against pool size instead")
+    parser.add_argument("--smallest", type=int, default=0, help="with --scaling: the smallest pool")
+    parser.add_argument("--features", type=int, default=84, help="with --scaling: their number")
     parser.add_argument("--largest", type=int, default=1_000_000, help="with --scaling: the largest pool")
     parser.add_argument("--chart", type=Path, help="with --scaling: a PNG to draw")
     parser.add_argument("--json", type=Path, help="a file for the figures")
@@ -586,7 +593,9 @@ def main() -> None:
     wanted = [name for name in arguments.only.split(",") if name]
     rows: list[Row] = []
     if arguments.scaling:
-        rows = scaling(arguments.repeats, arguments.largest)
+        rows = scaling(arguments.repeats, arguments.smallest, arguments.largest, arguments.features, wanted)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"peak of the process that holds the features: {most:,.0f} MB")
         if arguments.chart:
             chart(arguments.chart, rows)
     else:

@@ -47,6 +47,19 @@ def linear(weight: list[list[float]] | Tensor, bias: list[float] | None = None) 
     return nn.Sequential(nn.Flatten(), layer)
 
 
+class Viewing(nn.Module):
+    """As many people write it: `view` after a convolution, which bears neither channels_last nor a batch of none."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        inner = convnet(classes)
+        self.conv, self.head = inner[0], inner[-1]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.conv(inputs).relu()
+        return self.head(maps.view(maps.size(0), -1))
+
+
 class Stated(nn.Module):
     """The pixels of an image [K, 1, 1] are its embedding, and the probabilities that the model gives it; exact,
     whatever the batch."""
@@ -56,9 +69,10 @@ class Stated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen = nn.Identity()
+        self.one = nn.Parameter(torch.ones(()))  # a weight, for those that ask how the logits follow from the weights
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.seen(inputs.flatten(1)).clamp_min(1e-30).log()
+        return self.seen(inputs.flatten(1)).clamp_min(1e-30).log() * self.one
 
 
 def stated(probs: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from robal.engines import Engine, Local, TileFunction
-from robal.errors import InputError
-from robal.networks import check_logits, embedding_layer, forward_with_embeddings
+from robal.errors import ContractError, InputError
+from robal.images import Images
+from robal.networks import check_logits, embedding_layer, forward_with_embeddings, frozen
 from robal.pool import Pool
 
 
@@ -31,6 +32,25 @@ class Forward:
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         logits, embeddings = forward_with_embeddings(model, batch, self.features)
         return {"logits": logits, "embeddings": embeddings}
+
+
+def ask(model: nn.Module, images: Images, indices: Tensor) -> Tensor:
+    """The model's logits, [B, C], for a few images. Raises InputError where it does not take them, or gives no rows."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"a model is a torch.nn.Module; this is a {type(model).__name__}")
+    device = next((part.device for part in model.parameters()), torch.device("cpu"))
+    batch = images.batch(indices, device)
+    with frozen(model), torch.no_grad():
+        try:
+            logits = model(batch)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            shape, dtype = list(batch.shape[1:]), str(batch.dtype).split(".")[-1]
+            said = " ".join(str(error).split())
+            raise InputError(f"the model does not take {dtype} images {shape}: {said}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ContractError(f"a model returns logits [images, classes], one tensor; this one returns {came}")
+    return logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +84,26 @@ class Candidates:
     def _forward(self) -> dict[str, Tensor]:
         try:
             embedding_layer(self.model, self.features)
-            function: TileFunction = Forward(self.features)
-        except InputError:
+            rows = self._mapped(Forward(self.features), 0)
+        except InputError:  # no such layer, or one that sees no row an image: the logits are there all the same
             if self.features is not None:
                 raise
-            function = logits_of
-        rows = self.map(function)
+            rows = self._mapped(logits_of, 0)
+        except (RuntimeError, TypeError, AttributeError):
+            self.check_model()  # says what is the matter, where it is the model's
+            raise
         if len(self):
             check_logits(rows["logits"], len(self.pool.classes))
         return rows
+
+    def check_model(self) -> None:
+        """See from eight images, unless all were seen already, that the model returns logits, one a class.
+
+        Raises InputError where it does not take the images, ContractError for what are no logits.
+        """
+        if len(self) and "_forward" not in self.__dict__ and "_checked" not in self.__dict__:
+            check_logits(ask(self.model, self.pool.images, self.indices[:8]), len(self.pool.classes))
+            self.__dict__["_checked"] = True
 
     @property
     def logits(self) -> Tensor:
@@ -88,11 +119,18 @@ class Candidates:
     def embeddings(self) -> Tensor:
         """[M, d] float32: the input of the model's last nn.Linear, or of what `features` names."""
         if "embeddings" not in self._forward:
-            embedding_layer(self.model, self.features)  # raises, and says what to do
+            return self._mapped(Forward(self.features), 0)["embeddings"]  # raises, and says what to do
         return self._forward["embeddings"]
 
     def map(self, function: TileFunction, seed: int = 0) -> dict[str, Tensor]:
-        """`function(model, batch, generator) -> {name: [B, ...]}` over all candidates: {name: [M, ...]}."""
+        """`function(model, batch, generator) -> {name: [B, ...]}` over all candidates: {name: [M, ...]}.
+
+        The model is checked first, by `check_model`.
+        """
+        self.check_model()
+        return self._mapped(function, seed)
+
+    def _mapped(self, function: TileFunction, seed: int) -> dict[str, Tensor]:
         return self.engine.map(function, self.model, self.pool.images, self.indices, seed)
 
     def only(self, positions: Tensor) -> Candidates:
@@ -100,8 +138,9 @@ class Candidates:
         fewer = replace(self, indices=self.indices[positions])
         if "_forward" in self.__dict__:
             fewer.__dict__["_forward"] = {name: rows[positions] for name, rows in self._forward.items()}
-        if "labelled" in self.__dict__:
-            fewer.__dict__["labelled"] = self.labelled
+        fewer.__dict__["labelled"] = self.labelled  # one look at the labelled images serves all parts
+        if "_checked" in self.__dict__:
+            fewer.__dict__["_checked"] = True
         return fewer
 
     @cached_property

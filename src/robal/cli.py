@@ -138,9 +138,10 @@ def select_command(
     acquisition: str = "DRE",
     out: Path = Path("query.csv"),
     classes: str | None = None,
-    labelled: Path | None = None,
+    labelled: tuple[Path, ...] = (),
     resize: int | None = None,
     threat: str | None = None,
+    teacher: Path | None = None,
     seed: int = 0,
     data: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -175,11 +176,14 @@ def select_command(
     classes
         How many classes, or their names (`cat,dog`), where the images do not say.
     labelled
-        A CSV file with columns index and label: images that are labelled already.
+        A CSV file with columns index and label (such as an earlier query.csv, filled in): images that are labelled
+        already. May be given several times.
     resize
         Height and width in pixels to resize the images to.
     threat
         What the adversary may do, for methods that attack: `linf:8/255`, `l2:0.5`.
+    teacher
+        Weights of a standard model of the same network, for methods that need one beside the robust one (EntropyMix).
     seed
         Equal seeds give equal choices.
     data
@@ -192,9 +196,24 @@ def select_command(
 
     with display():
         chosen = select_from_files(
-            model, images, n, weights, acquisition, classes, labelled, resize, threat, seed, data, device
+            model,
+            images,
+            n,
+            out,
+            weights=weights,
+            acquisition=acquisition,
+            classes=classes,
+            labelled=labelled,
+            resize=resize,
+            threat=threat,
+            teacher=teacher,
+            seed=seed,
+            folder=data,
+            device=device,
         )
     sheet = chosen.save(out)
+    if weights is None and ":" not in model:
+        print(f"{model} without --weights knows nothing yet: this is a choice by chance", file=sys.stderr)
     print(f"{n} of {chosen.candidates} images chosen by {chosen.by}: {out}, and to look at: {sheet}")
 
 

@@ -15,8 +15,10 @@ def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it becomes `path`; else `path` stays as it was.
 
     Raises:
-        RunFolderError: when the disk is full, or the folder is not to be written.
+        RunFolderError: when the disk is full, the folder is not to be written, or `path` is a folder or a device.
     """
+    if path.exists() and not path.is_file():
+        raise RunFolderError(f"{path} is no file, so nothing can be written there; name one")
     temporary = path.with_name(path.name + ".part")
     try:
         yield temporary
@@ -29,7 +31,9 @@ def whole(path: Path) -> Iterator[Path]:
         finally:
             os.close(folder)
     except OSError as error:
-        raise RunFolderError(f"{path} could not be written: {error}. Free some space, then `robal resume`") from error
+        raise RunFolderError(
+            f"{path} could not be written: {error}. Free some space, then repeat the command (a run: `robal resume`)"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

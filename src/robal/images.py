@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,6 +57,54 @@ class InMemory:
 
     def at_rest(self, indices: Tensor) -> Tensor:
         return self.pixels[indices.to(self.pixels.device)]
+
+
+class MapStyle:
+    """Images of a map-style data set, one that has `len()` and whose items are an image or (image, label, …).
+
+    Args:
+        items: images are tensors or arrays [C, H, W], uint8 or floats in [0, 1]; all of one shape.
+
+    Raises:
+        InputError: for items that are no images, as they are looked at.
+    """
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.at_rest(torch.tensor([0])).shape[1:]
+        return channels, height, width
+
+    def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        return unit(self.at_rest(indices).to(device))
+
+    def at_rest(self, indices: Tensor) -> Tensor:
+        rows = [self._image(index) for index in indices.tolist()]
+        if not rows:
+            return torch.empty((0, *self.shape)) if len(self) else torch.empty((0, 1, 1, 1))
+        found = sorted({tuple(row.shape) for row in rows})
+        if len(found) > 1:
+            raise InputError(f"the images of a data set are of one shape; these are {found}")
+        pixels = torch.stack(rows)
+        check_pixels(pixels)
+        return pixels
+
+    def _image(self, index: int) -> Tensor:
+        item = self.items[index]
+        image = item[0] if isinstance(item, tuple | list) else item
+        try:
+            pixels = torch.as_tensor(image)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"item {index} of the data set holds a {type(image).__name__}, and a tensor or array is needed "
+                "(a transform such as ToTensor makes one)"
+            ) from error
+        return pixels.float() if pixels.dtype == torch.float64 else pixels
 
 
 def unit(pixels: Tensor) -> Tensor:

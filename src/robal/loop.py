@@ -253,7 +253,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
 def initial(plan: Plan, data: Data) -> Trained:
     """The network before any training: its weights are a function of the plan's seed."""
     model = plan.network(data.images.shape, len(data.classes), plan.seed)
-    return Trained(channels_last(model.to(device_of(plan.device))).eval())
+    return Trained(channels_last(model.to(device_of(plan.device)), data.images.shape).eval())
 
 
 def _there(value: Any) -> Any:

@@ -31,6 +31,8 @@ def name_of(attack: Attack, threat: Threat | None) -> str:
 
 def device_of(name: str) -> str:
     """The torch device that "auto", "cpu" or "cuda" means here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda is asked for and torch finds none; use device=cpu, or auto")
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -220,8 +222,7 @@ class Plan:
                 the network does not take, nothing to choose the best epoch by, AutoAttack standard with fewer than
                 four classes.
         """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("the plan asks for device=cuda and torch finds none; use device=cpu, or auto")
+        device_of(self.device)
         if len(data.classes) < 2:
             raise InputError(
                 f"at least two classes are needed; there are {len(data.classes)}. "
@@ -238,11 +239,13 @@ class Plan:
                 f"{unknown} of {len(data.images)} images have no held-back label to simulate an annotator with; "
                 "use oracle=CSVFile and fill in the labels yourself"
             )
-        if "snapshots" in needs_of(self.acquisition) and not (self.recipe.snapshots and self.start.recipe.snapshots):
-            raise InputError(
-                f"{type(self.acquisition).__name__} looks at snapshots of the training and none are kept; "
-                "add recipe.snapshots=5 start.recipe.snapshots=5"
-            )
+        if "snapshots" in needs_of(self.acquisition):
+            recipes = {"start.recipe": self.start.recipe, "recipe": self.recipe}
+            lacking = {name: recipe for name, recipe in recipes.items() if not recipe.snapshots}
+            if lacking:
+                wanted = " ".join(f"{name}.snapshots={min(5, recipe.epochs)}" for name, recipe in lacking.items())
+                name = type(self.acquisition).__name__
+                raise InputError(f"{name} looks at snapshots of the training and none are kept; add {wanted}")
         self.network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
         share = self.validation.bought_share
         at_start, later = (round(share * asked) for asked in (self.start.labels, self.per_round))

@@ -279,6 +279,8 @@ def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     names = [field.name for field in fields(kind) if field.init and field.name not in private]
     before = len(mistakes)
     settings = {}
+    if "name" not in names and value.get("name") == kind.__name__:
+        value = {key: part for key, part in value.items() if key != "name"}  # said, though there is no choice
     for key, part in value.items():
         inner = f"{where}.{key}" if where else str(key)
         if key not in names:

@@ -139,7 +139,12 @@ class Examples:
         >>> Examples.none().of_kind("twin", "crafted").count("twin")
         0
         """
-        chosen = torch.isin(self.kind, torch.tensor([self.KINDS.index(kind) for kind in kinds], dtype=torch.uint8))
+        return self.only(
+            torch.isin(self.kind, torch.tensor([self.KINDS.index(kind) for kind in kinds], dtype=torch.uint8))
+        )
+
+    def only(self, chosen: Tensor) -> Examples:
+        """The examples at `chosen`, positions or [E] bool."""
         return Examples(
             self.images[chosen], self.labels[chosen], self.origin[chosen], self.kind[chosen], self.weight[chosen]
         )

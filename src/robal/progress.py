@@ -73,8 +73,8 @@ def track(items: Iterable[T], what: str, total: int | None = None, done: int = 0
 
 
 def say(text: str) -> None:
-    """A line for whoever is looking; nothing where nobody is."""
+    """A line on standard error, on a terminal or in a log; nothing inside `quiet`."""
     if _live:
         _live[-1].console.print(text)
-    elif not _quiet and sys.stderr.isatty():
-        Console(stderr=True).print(text)
+    elif not _quiet:
+        print(text, file=sys.stderr)

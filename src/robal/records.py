@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,8 +88,8 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
         begun_with = begun(place)
         if begun_with["plan"] != digest(plan):
             raise RunFolderError(
-                f"{place.path / 'plan.yaml'} was changed after the run began, and a run keeps its plan; "
-                "change it back, or begin another run with it: robal run plan.yaml --out another/folder"
+                f"{place.path / 'plan.yaml'} was changed after the run began (or another robal began it), and "
+                "a run keeps its plan; change it back, or begin another run with it: robal run plan.yaml --out another"
             )
         theirs = begun_with["data"]
         if theirs["fingerprint"] != data.fingerprint():
@@ -115,9 +115,23 @@ def begun(place: RunFolder) -> dict[str, Any]:
 
 
 def digest(plan: Plan) -> str:
-    """16 hexadecimal digits of all that decides a run's result."""
-    decisive = {key: value for key, value in flat(encode(plan)).items() if key not in _ELSEWHERE}
+    """16 hexadecimal digits of all that decides a run's result.
+
+    What stands at its default is left out, so that a setting which a later version adds, with the old behaviour as its
+    default, leaves the digits of older runs as they are.
+    """
+    decisive = {key: value for key, value in flat(_said(plan)).items() if key not in _ELSEWHERE}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _said(value: Any) -> Any:
+    """As `encode`, without the fields that stand at their default."""
+    if is_dataclass(value) and not isinstance(value, type):
+        encoded = encode(value)
+        changed = [field.name for field in fields(value) if getattr(value, field.name) != field.default]
+        parts = {name: _said(getattr(value, name)) for name in changed if name in encoded}
+        return {"name": encoded.get("name")} | parts
+    return [_said(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 @contextmanager

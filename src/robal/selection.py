@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robal.acquisition import Acquisition, Score
+from robal.acquisition import Acquisition, Score, needs_of
 from robal.acquisition.acquisition import choose_with_scores
 from robal.candidates import Candidates
-from robal.datasets import Dataset, load
+from robal.datasets import Dataset, load, load_folder
 from robal.errors import DataMissing, InputError
 from robal.files import write
 from robal.images import InMemory
 from robal.networks import Architecture, Custom, channels_last, load_weights
-from robal.oracles.csv_file import parse_label, read_rows
+from robal.oracles.csv_file import further_columns, parse_label, read_rows
 from robal.plan import device_of
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
-from robal.progress import say
 from robal.records import contact_sheet
 from robal.scores import entropy
 from robal.seeds import generator
 from robal.threats import parse, with_threat
+from robal.training.trained import load_tensors, snapshots_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +67,9 @@ class Selection:
         writer.writerow(["order", "index", *(["file"] if named else []), "predicted", "entropy", "score", "label"])
         for order, index in enumerate(self.indices.tolist()):
             file = [self.dataset.files[index]] if named else []
-            score = "" if self.scores is None else f"{self.scores[order].item():.6g}"
+            score = "" if self.scores is None or self.scores[order].isnan() else f"{self.scores[order].item():.6g}"
             predicted = self.classes[self.predicted[order]]
             writer.writerow([order, index, *file, predicted, f"{self.entropies[order].item():.4f}", score, ""])
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, text.getvalue())
         sheet = path.with_suffix(".png")
         titles = [str(index) for index in self.indices.tolist()]
@@ -80,12 +81,15 @@ def select_from_files(
     model: str,
     images: str,
     n: int,
+    out: Path,
+    *,
     weights: Path | None = None,
     acquisition: str = "DRE",
     classes: str | None = None,
-    labelled: Path | None = None,
+    labelled: Sequence[Path] = (),
     resize: int | None = None,
     threat: str | None = None,
+    teacher: Path | None = None,
     seed: int = 0,
     folder: Path | None = None,
     device: str = "auto",
@@ -93,24 +97,78 @@ def select_from_files(
     """`robal select` as a function; its arguments are those of the command line, as text.
 
     Raises:
-        PlanError, DataError, InputError, PoolExhausted: each says what was expected, what came and what to do.
+        PlanError, DataError, InputError, PoolExhausted, RunFolderError: each says what was expected, what came and
+            what to do; before anything is chosen, if `out` cannot be written.
     """
+    check_out(out, images)
     method = read_component(Acquisition, acquisition, "acquisition")
     if threat is not None:
         method = with_threat(method, parse(threat))
     network = Custom(model) if ":" in model and "{" not in model else read_component(Architecture, model, "model")
-    dataset = load(images, folder, resize=resize)
-    names = class_names(dataset, classes)
-    labels = known_labels(dataset, names, {} if labelled is None else _read_labels(labelled, names))
+    dataset, names = read_images(images, folder, resize, classes)
+    labels = known_labels(dataset, names, read_labels(labelled, names, dataset))
     shape = (dataset.images.shape[1], dataset.images.shape[2], dataset.images.shape[3])
-    built = network(shape, len(names), 0)
-    if weights is not None:
-        load_weights(built, weights)
-    elif not isinstance(network, Custom):
-        say(f"{model} without weights knows nothing yet: give --weights")
+
+    def built(saved: Path | None) -> nn.Module:
+        module = network(shape, len(names), 0)
+        if saved is not None:
+            load_weights(module, saved)
+        return channels_last(module.to(device_of(device)), shape).eval()
+
     pool = Pool(InMemory(dataset.images), labels, names)
-    candidates = Candidates(channels_last(built.to(device_of(device))).eval(), pool, pool.candidates)
+    candidates = Candidates(built(weights), pool, pool.candidates)
+    if weights is not None:
+        candidates = replace(candidates, snapshots=snapshots_of(weights))
+    if "teacher" in needs_of(method):
+        if teacher is None:
+            raise InputError(f"{type(method).__name__} needs a standard model beside the robust one: give --teacher")
+        candidates = replace(candidates, teacher=built(teacher))
     return selection(method, candidates, n, seed, dataset)
+
+
+def check_out(out: Path, images: str) -> None:
+    """Refuse a place where the result cannot go, or would destroy something. Raises InputError."""
+    if out.suffix.lower() != ".csv" or (out.exists() and not out.is_file()):
+        raise InputError(f"--out names a .csv file, such as query.csv; the picture goes beside it. {out} came")
+    if out.exists() and any(text for _, text in read_rows(out)):
+        raise InputError(f"{out} holds labels, which would be lost; name another file by --out")
+    if Path(images).expanduser().is_dir() and Path(images).expanduser().resolve() in out.resolve().parents:
+        raise InputError(f"{out} lies among the images, and its picture would become one of them; choose another place")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"{out.parent} is not to be written; name another file by --out")
+
+
+def read_images(
+    images: str, folder: Path | None, resize: int | None, said: str | None
+) -> tuple[Dataset, tuple[str, ...]]:
+    """The data set, and the names of the classes: as said ("10", or "cat,dog"), else the data set's.
+
+    A folder whose sub-folders are none of the classes said (sorted by camera or date) is taken without labels.
+
+    >>> read_images("digits", None, None, "3")[1]
+    ('0', '1', '2')
+
+    Raises:
+        InputError: where nobody says.
+    """
+    names: tuple[str, ...] = ()
+    if said is not None:
+        names = tuple(name.strip() for name in said.split(","))
+        names = tuple(str(number) for number in range(int(said))) if said.strip().isdecimal() else names
+        if len(set(names)) < max(len(names), 2):
+            raise InputError(f"--classes names at least two classes, each once; {said!r} came")
+    root = Path(images).expanduser()
+    if names and root.is_dir():
+        subfolders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"}
+        dataset = load_folder(
+            root, resize=resize, classes=names if subfolders <= set(names) else None, labelled=subfolders <= set(names)
+        )
+    else:
+        dataset = load(images, folder, resize=resize)
+    if not (names or dataset.classes):
+        raise InputError(f"{dataset.name} names no classes: give --classes 10, or --classes cat,dog")
+    return dataset, names or dataset.classes
 
 
 def selection(
@@ -118,28 +176,11 @@ def selection(
 ) -> Selection:
     """Choose n of the candidates, and say what the model thinks of them."""
     chosen, scores = choose_with_scores(acquisition, candidates, n, generator(seed, "select"))
-    probs = candidates.probs[torch.searchsorted(candidates.indices, chosen)]
+    probs = candidates.only(torch.searchsorted(candidates.indices, chosen)).probs
     by = type(acquisition).__name__
     return Selection(
         chosen, scores, probs.argmax(1), entropy(probs), by, len(candidates), dataset, candidates.pool.classes
     )
-
-
-def class_names(dataset: Dataset, said: str | None) -> tuple[str, ...]:
-    """The names of the classes: as said ("10", or "cat,dog"), else the data set's.
-
-    >>> class_names(load("digits"), "3")
-    ('0', '1', '2')
-
-    Raises:
-        InputError: where nobody says.
-    """
-    if said is not None:
-        names = tuple(name.strip() for name in said.split(","))
-        return tuple(str(number) for number in range(int(said))) if said.strip().isdecimal() else names
-    if not dataset.classes:
-        raise InputError(f"{dataset.name} names no classes: give --classes 10, or --classes cat,dog")
-    return dataset.classes
 
 
 def known_labels(dataset: Dataset, classes: tuple[str, ...], given: dict[int, int]) -> Tensor:
@@ -149,18 +190,55 @@ def known_labels(dataset: Dataset, classes: tuple[str, ...], given: dict[int, in
     candidates. `given`, image number to class number, comes on top.
 
     Raises:
-        InputError: for an image number outside the data set.
+        InputError: for labels of classes that are not among `classes`.
     """
-    own = classes == dataset.classes and bool((dataset.labels < 0).any())
-    labels = dataset.labels.clone() if own else torch.full((len(dataset),), UNLABELLED)
+    labels = torch.full((len(dataset),), UNLABELLED)
+    if bool((dataset.labels < 0).any()) and bool((dataset.labels >= 0).any()):
+        strange = [name for name in dataset.classes if name not in classes]
+        if strange:
+            raise InputError(
+                f"{dataset.name} has images labelled {strange[0]!r}, which is none of {', '.join(classes)}"
+            )
+        place = torch.tensor([classes.index(name) for name in dataset.classes])
+        labels = torch.where(dataset.labels >= 0, place[dataset.labels.clamp_min(0)], UNLABELLED)
     for index, label in given.items():
-        if index >= len(dataset):
-            raise InputError(f"image {index} is said to be labelled; {dataset.name} has {len(dataset)}, counted from 0")
         labels[index] = label
     return labels
 
 
-def _read_labels(path: Path, classes: tuple[str, ...]) -> dict[int, int]:
-    if not path.exists():
-        raise DataMissing(f"there is no file {path}; it should have the columns index and label")
-    return {index: parse_label(text, classes, f"{path}, image {index}") for index, text in read_rows(path) if text}
+def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Dataset) -> dict[int, int]:
+    """{image number: class number} of CSV files with the columns index and label, and perhaps file.
+
+    Where the column `file` is there, the file counts: in a folder that has grown since, the numbers have moved.
+
+    Raises:
+        InputError: for a number or file that the data set does not have, or an image with two labels.
+        DataMissing: for a CSV file that is not there.
+    """
+    found: dict[int, int] = {}
+    number_of = {name: number for number, name in enumerate(dataset.files)}
+    for path in paths:
+        if not path.is_file():
+            raise DataMissing(f"there is no file {path}; it should have the columns index and label")
+        columns, further = further_columns(path)
+        for index, text in read_rows(path):
+            if not text:
+                continue
+            number = index
+            if "file" in columns and dataset.files:
+                file = further[index][columns.index("file")]
+                if file not in number_of:
+                    raise InputError(f"{path}: image {index} is the file {file!r}, which {dataset.name} does not have")
+                number = number_of[file]
+            if number >= len(dataset):
+                raise InputError(f"image {number} is said to be labelled; {dataset.name} has {len(dataset)}, from 0 on")
+            label = parse_label(text, classes, f"{path}, image {index}")
+            if found.setdefault(number, label) != label:
+                raise InputError(f"{path}: image {index} has two labels; leave one")
+    return found
+
+
+def snapshots_of(path: Path) -> tuple[dict[str, Tensor], ...]:
+    """The snapshots of the training that the `model.safetensors` of a run's round holds; none in any other file."""
+    tensors, _ = load_tensors(path)
+    return tuple(snapshots_in(tensors))

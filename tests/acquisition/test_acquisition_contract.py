@@ -18,7 +18,7 @@ from robal.images import InMemory
 from robal.plans import known
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
 from robal.seeds import generator
-from small_models import Stated, condition, convnet, stated
+from small_models import Stated, Viewing, condition, convnet, stated
 
 EXPORTED = known(Acquisition)
 SETTINGS = {
@@ -185,6 +185,39 @@ def test_of_fifty_equal_images_the_first_are_chosen(acquisition: Any) -> None:
         assert len(chosen.unique()) == 20
     else:
         assert chosen.tolist() == list(range(20))
+
+
+def test_a_model_that_bears_one_memory_layout_only_is_welcome(acquisition: Any) -> None:
+    assert len(select(acquisition, Viewing(), PIXELS, 5).unique()) == 5
+
+
+class Softmax(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(convnet(), nn.Softmax(1))
+
+
+def broken() -> nn.Module:
+    model = convnet()
+    model[-1].weight.data[0, 0] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Softmax(), "the model ends in a softmax; remove it"),
+        (broken(), "NaN or infinite logits"),
+        (convnet(3), "the model returns 3 logits an image, but there are 4 classes"),
+        (convnet().double(), "the model does not take float32 images"),
+        (convnet(size=9), "the model does not take float32 images"),
+    ],
+    ids=["softmax", "NaN", "classes", "float64", "size"],
+)
+def test_no_choice_is_made_by_nonsense(acquisition: Any, model: nn.Module, message: str, pool: Pool) -> None:
+    if type(acquisition).__name__ == "Random":
+        pytest.skip("it looks at no model")
+    with pytest.raises(InputError, match=message):
+        select(acquisition, model, pool, 3)
 
 
 def test_predictions_without_any_doubt_still_have_an_order(acquisition: Any) -> None:

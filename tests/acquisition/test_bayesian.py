@@ -188,6 +188,20 @@ def test_an_empty_set_of_candidates_has_no_scores(kind: Any) -> None:
 
 
 @BOTH
+def test_a_model_that_normalises_its_images_in_place_is_the_same(kind: Any) -> None:
+    class Normalised(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            self.inner, self.in_place = convnet(), in_place
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.inner(inputs.sub_(0.5).div_(0.25) if self.in_place else (inputs - 0.5) / 0.25)
+
+    wanted = scored(kind(), candidates(Normalised(in_place=False), tile=16))
+    assert torch.equal(scored(kind(), candidates(Normalised(in_place=True), tile=16)), wanted)
+
+
+@BOTH
 def test_a_model_that_ends_in_a_softmax_is_refused(kind: Any) -> None:
     with pytest.raises(ContractError, match="the model ends in a softmax"):
         select(kind(), nn.Sequential(convnet(), nn.Softmax(1)), PIXELS, 3)

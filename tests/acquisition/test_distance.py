@@ -31,8 +31,8 @@ NORMS: list[Norm] = ["l2", "linf"]
 ALL: list[Score] = [LinearisedDistance(), LinearisedDistance("linf", 4), LogitMargin(), FGSMBisection()]
 
 
-def seen(model: nn.Module, images: Tensor, tile: int = 128) -> Candidates:
-    pool = Pool.unlabelled(InMemory(images), [str(number) for number in range(4)])
+def seen(model: nn.Module, images: Tensor, tile: int = 128, classes: int = 4) -> Candidates:
+    pool = Pool.unlabelled(InMemory(images), [str(number) for number in range(classes)])
     return Candidates(model, pool, pool.candidates, Local(tile))
 
 
@@ -136,9 +136,11 @@ def test_certainty_does_not_hide_the_direction() -> None:
 def test_what_never_flips_comes_last() -> None:
     """The boundary at 1.5 lies outside the box for every shade; and at a largest ε of 0.1, beyond reach for most."""
     images = torch.tensor([0.9, 0.1, 0.45, 0.52]).view(-1, 1, 1, 1)
-    never = scores_of(FGSMBisection(), seen(linear([[0.0], [10.0]], [15.0, 0.0]), images), generator(0))
+    never = scores_of(FGSMBisection(), seen(linear([[0.0], [10.0]], [15.0, 0.0]), images, classes=2), generator(0))
     assert never.tolist() == [-2.0] * 4
-    few = scores_of(FGSMBisection(largest=0.1), seen(linear([[0.0], [10.0]], [5.0, 0.0]), images), generator(0))
+    few = scores_of(
+        FGSMBisection(largest=0.1), seen(linear([[0.0], [10.0]], [5.0, 0.0]), images, classes=2), generator(0)
+    )
     assert few[:2].tolist() == pytest.approx([-0.2, -0.2])
     assert few[2:].tolist() == pytest.approx([-0.05, -0.02], abs=2e-4)
 

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robal.acquisition.acquisition import select
 from robal.acquisition.egl import EGL
+from robal.acquisition.estimators import query
 from robal.candidates import Candidates
 from robal.engines import Local
 from robal.errors import ContractError, InputError
@@ -116,6 +118,38 @@ def test_a_model_that_returns_probabilities_is_refused(over: Over) -> None:
     model = nn.Sequential(linear([[3.0], [0.0]]), nn.Softmax(1))
     with pytest.raises(ContractError, match="the model ends in a softmax"):
         select(EGL(over), model, torch.rand(9, 1, 1, 1, generator=generator(0)), 4)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("parameters", r'do not follow from weights, so there is no gradient.*EGL\(over="inputs"\)'),
+        ("last_layer", "the model has no nn.Linear"),
+        ("inputs", "LogisticRegression has no gradients"),
+    ],
+)
+def test_a_classifier_without_gradients_is_refused_and_not_asked_in_vain(over: Over, message: str) -> None:
+    """All its scores would be 0, and the first rows the choice."""
+    rows = torch.rand(9, 2, generator=generator(0)).numpy()
+    classifier = LogisticRegression().fit(rows[:4], [0, 1, 0, 1])
+    with pytest.raises(InputError, match=message):
+        query(rows, None, classifier, acquisition=EGL(over))
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_a_model_that_normalises_its_images_in_place_chooses_the_same(over: Over) -> None:
+    images, inner = torch.rand(150, 1, 8, 8, generator=generator(0)), convnet()
+    wanted = select(EGL(over), nn.Sequential(Shift(in_place=False), inner), images, 20)
+    assert torch.equal(select(EGL(over), nn.Sequential(Shift(in_place=True), inner), images, 20), wanted)
+
+
+class Shift(nn.Module):
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.sub_(0.5).div_(0.25) if self.in_place else (inputs - 0.5) / 0.25
 
 
 def test_what_it_is_over_is_checked_when_it_is_built() -> None:

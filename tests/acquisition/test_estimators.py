@@ -116,5 +116,5 @@ def test_what_cannot_be_is_refused(clf: LogisticRegression) -> None:
         query(X, np.where(Y[0] == Y, 77, Y), clf)
     broken = X.copy()
     broken[3, 3] = np.nan
-    with pytest.raises(InputError, match=r"finite numbers \[rows, ...\]"):
+    with pytest.raises(InputError, match=r"finite numbers, at least two-dimensional"):
         query(broken, Y, clf)

@@ -14,7 +14,7 @@ from robal.acquisition.acquisition import select
 from robal.acquisition.input_gradient import LowInputGradient
 from robal.candidates import Candidates
 from robal.engines import Local
-from robal.errors import ContractError
+from robal.errors import ContractError, InputError
 from robal.images import InMemory
 from robal.pool import Pool
 from robal.seeds import generator
@@ -101,6 +101,32 @@ def test_the_model_and_its_snapshots_are_left_as_they_were() -> None:
     select(LowInputGradient(), model, torch.rand(9, 1, 8, 8, generator=generator(0)), 4, snapshots=[snapshot])
     assert condition(model) == before
     assert all(torch.equal(kept[name], tensor) for name, tensor in snapshot.items())
+
+
+def test_a_model_that_normalises_its_images_in_place_is_the_same() -> None:
+    class Shift(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            self.in_place = in_place
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.sub_(0.5).div_(0.25) if self.in_place else (inputs - 0.5) / 0.25
+
+    images = torch.rand(20, 1, 8, 8, generator=generator(0))
+    models = {in_place: nn.Sequential(Shift(in_place), convnet()).eval() for in_place in (False, True)}
+    snapshots = [nn.Sequential(nn.Identity(), convnet(seed=1))]
+    wanted = scores_of(models[False], images, 4, *snapshots)
+    assert torch.equal(scores_of(models[True], images, 4, *snapshots), wanted)
+    assert torch.equal(scores_of(models[True], images, 4), scores_of(models[False], images, 4))
+
+
+def test_a_model_without_gradients_is_refused_and_not_asked_in_vain() -> None:
+    class Detaching(nn.Flatten):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs.detach())
+
+    with pytest.raises(InputError, match="of Detaching do not follow from the images by autograd"):
+        select(LowInputGradient(), Detaching(), torch.rand(9, 3, 1, 1, generator=generator(0)), 4)
 
 
 def test_a_model_that_returns_probabilities_is_refused() -> None:

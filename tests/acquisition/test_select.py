@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robal.acquisition import DRE, DeepGini, LeastConfidence, Margin, MaxEntropy, Random, choose, select
+from robal.acquisition import DRE, CoreSet, DeepGini, LeastConfidence, Margin, MaxEntropy, Random, choose, select
 from robal.candidates import Candidates
+from robal.datasets import load
 from robal.engines import Local
 from robal.errors import ContractError, InputError
 from robal.images import InMemory
@@ -189,3 +190,67 @@ def test_the_gate_hands_its_generator_on() -> None:
     candidates = Candidates(convnet(), pool, pool.candidates)
     drawn = choose(lambda candidates, draw: torch.rand(9, generator=draw), candidates, 9, generator(4))
     assert drawn.tolist() == torch.rand(9, generator=generator(4)).argsort(descending=True).tolist()
+
+
+# Whatever holds images
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    """A map-style data set of (image, label), as anybody has one."""
+
+    def __init__(self, pixels: Any) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.pixels[index], 0
+
+
+@pytest.mark.parametrize("as_numpy", [False, True])
+def test_a_data_set_of_pairs_is_a_pool(as_numpy: bool) -> None:
+    pixels = torch.rand(40, 1, 8, 8, generator=generator(0))
+    wanted = select(DRE(bins=4), convnet(), pixels, 9)
+    assert select(DRE(bins=4), convnet(), Pairs(pixels.numpy() if as_numpy else pixels), 9).tolist() == wanted.tolist()
+    assert select(DRE(bins=4), convnet(), torch.utils.data.TensorDataset(pixels), 9).tolist() == wanted.tolist()
+    assert select(DRE(bins=4), convnet(), list(pixels), 9).tolist() == wanted.tolist()
+
+
+def test_a_data_set_of_robal_is_a_pool(digits: tuple[Tensor, Tensor], lenet: nn.Module) -> None:
+    assert select(Margin(), lenet, load("digits"), 5).tolist() == select(Margin(), lenet, digits[0], 5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (3, "a pool is a Pool, a tensor or array of images, or a data set"),
+        (["a", "b"], "item 0 of the data set holds a str, and a tensor or array is needed"),
+        ([torch.rand(1, 8, 8), torch.rand(1, 9, 9)], r"of one shape; these are \[\(1, 8, 8\), \(1, 9, 9\)\]"),
+        ([torch.rand(1, 8, 8) * 3] * 3, r"must lie in \[0, 1\]"),
+    ],
+)
+def test_what_holds_no_images_is_refused(pool: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        select(Margin(), convnet(), pool, 2)
+
+
+def test_half_an_image_cannot_be_asked_for() -> None:
+    with pytest.raises(InputError, match=r"n counts images; 3.0 came"):
+        select(Margin(), convnet(), torch.rand(9, 1, 8, 8), 3.0)  # type: ignore[arg-type]
+
+
+def test_a_model_whose_last_linear_sees_tokens_has_logits_all_the_same() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.mix = nn.Linear(64, 4), nn.Linear(8, 8)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(self.mix(inputs.flatten(0, 2)).reshape(len(inputs), -1))
+
+    images = torch.rand(20, 1, 8, 8, generator=generator(0))
+    assert len(select(MaxEntropy(), Tokens(), images, 5)) == 5
+    with pytest.raises(ContractError, match=r"the embedding layer got .* name another by features="):
+        select(CoreSet(), Tokens(), images, 5)
+    assert len(select(CoreSet(), Tokens(), images, 5, features="head")) == 5

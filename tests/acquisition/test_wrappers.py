@@ -12,6 +12,7 @@ from robal.acquisition import (
     CEAL,
     DRE,
     BalancedByPrediction,
+    CoreSet,
     Mix,
     Random,
     Subsample,
@@ -20,6 +21,7 @@ from robal.acquisition import (
     needs_of,
     select,
 )
+from robal.acquisition.acquisition import choose_with_scores
 from robal.acquisition.wrappers import equal_shares
 from robal.candidates import Candidates
 from robal.engines import Local
@@ -134,6 +136,32 @@ def test_every_wrapper_hands_on_what_the_inner_one_adds() -> None:
         got = examples_of(wrapper, seen(), asked, labels, generator(0))
         assert got.origin.tolist() == wanted.origin.tolist()
         assert torch.equal(got.images, wanted.images)
+
+
+def test_two_that_guess_alike_add_an_image_once() -> None:
+    asked, labels = ALL[:3], torch.zeros(3, dtype=torch.int64)
+    once = examples_of(CEAL(threshold=0.9), seen(), asked, labels, generator(0))
+    twice = examples_of(Mix(CEAL(threshold=0.5), CEAL(threshold=0.9)), seen(), asked, labels, generator(0))
+    assert sorted(twice.origin.tolist()) == once.origin.tolist()
+
+
+def test_the_labelled_images_are_looked_at_once_for_all_classes() -> None:
+    model = Counting(Stated())
+    pool = seen(model).pool.reveal(torch.arange(40), torch.zeros(40, dtype=torch.int64))
+    candidates = Candidates(model, pool, pool.candidates, Local(200), features="inner.seen")
+    choose(BalancedByPrediction(CoreSet()), candidates, 12, generator(0))
+    assert sum(model.passes) == 400  # the candidates and the labelled ones, a padded tile each
+
+
+def test_the_scores_inside_a_wrapper_come_out_with_the_choice() -> None:
+    whole = ROWS[:, 0]
+    for wrapper in (first_probability, Subsample(first_probability, 50), BalancedByPrediction(first_probability)):
+        chosen, scores = choose_with_scores(wrapper, seen(), 12, generator(0))
+        assert chosen.tolist() == choose(wrapper, seen(), 12, generator(0)).tolist()
+        torch.testing.assert_close(scores, whole[chosen])
+    chosen, scores = choose_with_scores(Mix(first_probability, Random()), seen(), 12, generator(0))
+    torch.testing.assert_close(scores[:6], whole[chosen[:6]])
+    assert choose_with_scores(Random(), seen(), 12, generator(0))[1] is None
 
 
 def test_without_a_hook_nothing_is_added() -> None:

@@ -248,7 +248,7 @@ def test_images_leave_the_batch_as_soon_as_they_flip() -> None:
     inputs = torch.tensor([0.05, 0.9, 0.03]).view(3, 1, 1, 1)
     assert DeepFool(clip=False)(model, inputs).flipped.all()
     assert model.passes[0] >= 3
-    assert model.passes[-1] == 1
+    assert model.passes[-3:] == [1, 3, 3]  # in the end all that flipped are looked at once more
     assert sum(size == 1 for size in model.passes) >= 4
 
 

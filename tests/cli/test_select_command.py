@@ -80,11 +80,11 @@ def test_a_network_of_ones_own_and_a_folder_of_images(
     robal: Any, tmp_path: Path, digits: tuple[Tensor, Tensor]
 ) -> None:
     """Images in class folders are labelled, those beside them are the candidates."""
-    (tmp_path / "own_networks.py").write_text(FACTORY, encoding="utf-8")
+    (tmp_path / "factory_of_select.py").write_text(FACTORY, encoding="utf-8")
     for number, name in enumerate(["cat/1.png", "cat/2.png", "dog/1.png", "a.png", "b.png", "c.png"]):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits[0][number, 0].numpy()).save(tmp_path / "photos" / name)
-    common = ("select", "--model", "own_networks:build", "--images", "photos")
+    common = ("select", "--model", "factory_of_select:build", "--images", "photos")
     said = robal(*common, "--n", "3", "--acquisition", "entropy")
     assert said.code == 0, said.err
     assert "3 of 3 images" in said.out
@@ -140,7 +140,7 @@ def test_arrays_without_names_need_to_be_told_the_classes(robal: Any, tmp_path: 
     assert {row["predicted"] for row in read(tmp_path / "query.csv")} <= {"0", "1", "2"}
     assert robal(*common, "--classes", "cat,dog").code == 0
     assert {row["predicted"] for row in read(tmp_path / "query.csv")} <= {"cat", "dog"}
-    assert robal(*common, "--classes", "one").sentence.startswith("LeNet5 needs at least two classes")
+    assert robal(*common, "--classes", "one").sentence.startswith("--classes names at least two classes")
 
 
 def test_a_threat_reaches_the_methods_that_attack(robal: Any, tmp_path: Path, weights: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_threat_reaches_the_methods_that_attack(robal: Any, tmp_path: Path, we
     [
         (("--acquisition", "BALDD"), "acquisition: 'BALDD' is unknown; did you mean"),
         (("--acquisition", "{name: DRE, bin: 3}"), "acquisition.bin: unknown; did you mean 'bins'"),
-        (("--acquisition", "EntropyMix"), "a standard model is needed beside the robust one"),
+        (("--acquisition", "EntropyMix"), "EntropyMix needs a standard model beside the robust one: give --teacher"),
         (("--model", "nowhere:build"), "factory 'nowhere:build': there is no module 'nowhere'"),
         (("--model", "LeNet6"), "model: 'LeNet6' is unknown; did you mean"),
         (("--weights", "no.safetensors"), "weights: there is no file 'no.safetensors'"),
@@ -177,12 +177,18 @@ def test_a_threat_reaches_the_methods_that_attack(robal: Any, tmp_path: Path, we
         (("--n", "0"), "at least one image has to be asked for; n = 0 came"),
         (("--images", "nothing"), "no data set is called 'nothing'"),
         (("--threat", "linf:x"), "'x' is not a radius"),
+        (("--device", "cuda"), "device=cuda is asked for and torch finds none"),
+        (("--classes", "a,a"), "--classes names at least two classes, each once; 'a,a' came"),
+        (("--out", "query.png"), "--out names a .csv file, such as query.csv"),
+        (("--teacher", "no.safetensors"), "weights: there is no file 'no.safetensors'"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_no_file(
     robal: Any, tmp_path: Path, arguments: tuple[str, str], sentence: str
 ) -> None:
     given = {"--model": "LeNet5", "--images": "digits", "--n": "4"} | {arguments[0]: arguments[1]}
+    if "--teacher" in given:
+        given["--acquisition"] = "EntropyMix"
     said = robal("select", *(part for pair in given.items() for part in pair))
     assert sentence in said.sentence
     assert said.code == 2
@@ -192,10 +198,127 @@ def test_a_mistake_is_one_sentence_and_no_file(
 def test_a_label_outside_the_data_set_is_refused(robal: Any, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("index,label\n1797,3\n", encoding="utf-8")
     said = robal("select", "--model", "LeNet5", "--images", "digits", "--n", "4", "--labelled", "labels.csv")
-    assert said.sentence == "image 1797 is said to be labelled; digits has 1797, counted from 0"
+    assert said.sentence == "image 1797 is said to be labelled; digits has 1797, from 0 on"
 
 
 def test_weights_of_another_network_are_refused(robal: Any, tmp_path: Path) -> None:
     save_file(dict(LeNet5()((1, 28, 28), 4, 0).state_dict()), tmp_path / "w.safetensors")
     said = robal("select", "--model", "LeNet5", "--weights", "w.safetensors", "--images", "digits", "--n", "4")
     assert "is of another network" in said.sentence
+
+
+# Labels that are known already
+
+
+def photos(folder: Path, digits: tuple[Tensor, Tensor], names: list[str]) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits[0][number, 0].numpy()).save(folder / name)
+
+
+COMMON = ("select", "--model", "LeNet5", "--images", "photos", "--classes", "cat,dog")
+
+
+def fill_in(path: Path, label: str) -> None:
+    rows = read(path)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"label": label} for row in rows)
+
+
+def test_in_a_folder_that_has_grown_labels_stay_with_their_files(
+    robal: Any, tmp_path: Path, digits: tuple[Tensor, Tensor]
+) -> None:
+    photos(tmp_path / "photos", digits, ["b.png", "d.png", "f.png", "h.png"])
+    assert robal(*COMMON, "--n", "2", "--out", "first.csv").code == 0
+    files = {row["file"] for row in read(tmp_path / "first.csv")}
+    fill_in(tmp_path / "first.csv", "cat")
+    photos(tmp_path / "photos", digits, ["a.png", "c.png", "e.png"])
+    said = robal(*COMMON, "--n", "5", "--labelled", "first.csv", "--out", "second.csv")
+    assert "5 of 5 images" in said.out
+    assert not files & {row["file"] for row in read(tmp_path / "second.csv")}
+    (tmp_path / "photos" / min(files)).unlink()
+    said = robal(*COMMON, "--n", "2", "--labelled", "first.csv", "--out", "third.csv")
+    assert f"is the file '{min(files)}', which photos does not have" in said.sentence
+
+
+def test_several_answered_queries_add_up_and_must_agree(
+    robal: Any, tmp_path: Path, digits: tuple[Tensor, Tensor]
+) -> None:
+    photos(tmp_path / "photos", digits, [f"{name}.png" for name in "abcdefgh"])
+    assert robal(*COMMON, "--n", "3", "--out", "first.csv").code == 0
+    fill_in(tmp_path / "first.csv", "cat")
+    assert "3 of 5 images" in robal(*COMMON, "--n", "3", "--out", "second.csv", "--labelled", "first.csv").out
+    fill_in(tmp_path / "second.csv", "dog")
+    both = ("--labelled", "first.csv", "--labelled", "second.csv")
+    assert "2 of 2 images" in robal(*COMMON, "--n", "2", "--out", "third.csv", *both).out
+    rows = read(tmp_path / "first.csv")
+    (tmp_path / "again.csv").write_text(f"index,label\n{rows[0]['index']},dog\n", encoding="utf-8")
+    both = ("--labelled", "first.csv", "--labelled", "again.csv")
+    assert "has two labels; leave one" in robal(*COMMON, "--n", "2", "--out", "third.csv", *both).sentence
+
+
+def test_an_answered_query_is_not_written_over(robal: Any, tmp_path: Path, digits: tuple[Tensor, Tensor]) -> None:
+    photos(tmp_path / "photos", digits, ["a.png", "b.png", "c.png"])
+    assert robal(*COMMON, "--n", "1").code == 0
+    assert robal(*COMMON, "--n", "1").code == 0  # nothing is filled in yet
+    fill_in(tmp_path / "query.csv", "cat")
+    before = (tmp_path / "query.csv").read_bytes()
+    said = robal(*COMMON, "--n", "1", "--labelled", "query.csv")
+    assert said.sentence == "query.csv holds labels, which would be lost; name another file by --out"
+    assert (tmp_path / "query.csv").read_bytes() == before
+
+
+def test_the_picture_does_not_become_one_of_the_images(
+    robal: Any, tmp_path: Path, digits: tuple[Tensor, Tensor]
+) -> None:
+    photos(tmp_path / "photos", digits, ["a.png", "b.png"])
+    said = robal(*COMMON, "--n", "1", "--out", "photos/query.csv")
+    assert "lies among the images" in said.sentence
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a.png", "b.png"]
+
+
+def test_folders_that_are_no_classes_hold_images_without_labels(
+    robal: Any, tmp_path: Path, digits: tuple[Tensor, Tensor]
+) -> None:
+    photos(tmp_path / "photos", digits, ["camera 1/a.png", "camera 1/b.png", "camera 2/c.png", "d.png"])
+    assert "2 of 4 images" in robal(*COMMON, "--n", "2").out
+    assert {row["file"] for row in read(tmp_path / "query.csv")} < {
+        "camera 1/a.png",
+        "camera 1/b.png",
+        "camera 2/c.png",
+        "d.png",
+    }
+
+
+def test_labels_of_a_partly_labelled_data_set_stay_whatever_classes_are_named(robal: Any, tmp_path: Path) -> None:
+    images = (np.random.default_rng(0).random((20, 28, 28)) * 255).astype("uint8")
+    np.savez(tmp_path / "pool.npz", images=images, labels=np.where(np.arange(20) < 8, np.arange(20) % 4, -1))
+    common = ("select", "--model", "LeNet5", "--images", "pool.npz", "--n", "12")
+    for more in ((), ("--classes", "10")):
+        assert "12 of 12 images" in robal(*common, *more).out
+    said = robal(*common, "--classes", "cat,dog")
+    assert said.sentence == "pool has images labelled '0', which is none of cat, dog"
+
+
+# What a run left
+
+
+def test_a_run_lends_its_snapshots_and_a_teacher_is_a_file(
+    robal: Any, tmp_path: Path, lenet: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    other = LeNet5()((1, 28, 28), 10, 5)
+    Trained(lenet, None, (dict(other.state_dict()),)).save(tmp_path / "model.safetensors")
+    Trained(lenet).save(tmp_path / "bare.safetensors")
+    save_file(dict(other.state_dict()), tmp_path / "other.safetensors")
+    common = ("select", "--model", "LeNet5", "--images", "digits", "--n", "9")
+
+    def chosen(*arguments: str) -> list[int]:
+        assert robal(*common, *arguments).code == 0
+        return indices(tmp_path / "query.csv")
+
+    gentle = ("--acquisition", "LowInputGradient", "--weights")
+    assert chosen(*gentle, "model.safetensors") != chosen(*gentle, "bare.safetensors")
+    mixed = chosen("--acquisition", "EntropyMix", "--weights", "bare.safetensors", "--teacher", "other.safetensors")
+    assert mixed == select(MaxEntropy(), other, digits[0], 9).tolist()  # in the first round the teacher decides

@@ -197,7 +197,7 @@ def test_snapshots_of_the_training_reach_the_next_choice(tmp_path: Path, data: D
 
 
 def test_a_plan_that_keeps_no_snapshots_cannot_use_them(tmp_path: Path, data: Data) -> None:
-    with pytest.raises(InputError, match=r"add recipe\.snapshots=5 start\.recipe\.snapshots=5"):
+    with pytest.raises(InputError, match=r"add start\.recipe\.snapshots=5 recipe\.snapshots=2"):
         run(plan_of(ExcludeHard()), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run(plan_of(ExcludeHard(), "start.recipe.snapshots=3", "recipe.snapshots=2"), data, tmp_path / "run")

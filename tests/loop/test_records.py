@@ -127,7 +127,7 @@ def test_a_plan_that_was_changed_in_its_folder_is_not_taken_for_the_one_that_beg
     path = place.path / "plan.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("rounds: 2", "rounds: 3"), encoding="utf-8")
     assert plan_of(place.path) == tiny_plan("rounds=3")
-    with pytest.raises(RunFolderError, match=r"plan\.yaml was changed after the run began, and a run keeps its plan"):
+    with pytest.raises(RunFolderError, match=r"plan\.yaml was changed after .*, and a run keeps its plan"):
         check_same_run(place, tiny_plan("rounds=3"), data)
     with pytest.raises(RunFolderError, match="rounds is 3 there and 2 here"):
         check_same_run(place, tiny_plan(), data)

@@ -270,6 +270,22 @@ def test_what_cannot_be_cut_makes_whole_passes(model: nn.Module) -> None:
     assert len(seen.unique(dim=0)) == 3
 
 
+@pytest.mark.parametrize("inner", [convnet(size=16), Branching()], ids=["in halves", "whole"])
+def test_a_model_that_normalises_its_images_in_place_is_the_same_and_they_are_kept(inner: nn.Module) -> None:
+    class Normalised(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            self.inner, self.in_place = inner, in_place
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.inner(inputs.sub_(0.5).div_(0.25) if self.in_place else (inputs - 0.5) / 0.25)
+
+    images = some()
+    wanted = passes(Normalised(in_place=False).eval(), images)
+    assert torch.equal(passes(Normalised(in_place=True).eval(), images), wanted)
+    assert torch.equal(images, some())
+
+
 def test_a_compiled_model_drops_too() -> None:
     model = convnet(size=16).eval()
     wanted = passes(model, some())

@@ -15,20 +15,21 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
-from robal.errors import InputError
+from robal.errors import ContractError, InputError
 from robal.networks import LeNet5DFAL, LeNet5DRE, ResNet18
-from robal.scores import jacobian
+from robal.scores import gradients, jacobian
 from robal.scores.gradients import (
     GradientLength,
     InputGradientNorm,
     Over,
     expected_gradient_length,
+    expected_residual,
     last_linear,
     loss_gradients,
 )
 from robal.scores.jacobian import outer_gram
 from robal.seeds import generator
-from small_models import Counting, Stated, condition, convnet, trained_like
+from small_models import Counting, condition, convnet, trained_like
 
 # The convolution of `Mixed` is padded on one side more than on the other, which torch finds worth a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -118,6 +119,17 @@ class Repeated(nn.Module):
         return self.head(self.last(self.last(hidden).tanh()))
 
 
+class Recurrent(nn.Module):
+    """One layer called twice, of which the second time gives the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.last(inputs.flatten(1)).tanh())
+
+
 class Doubled(nn.Linear):
     """A linear layer that is none."""
 
@@ -170,6 +182,40 @@ class Tricky(nn.Module):
         return self.one(pixels)
 
 
+class Normalised(nn.Module):
+    """Another model behind a normalisation, which may be done in place, as speed suggests to many."""
+
+    def __init__(self, inner: nn.Module, in_place: bool) -> None:
+        super().__init__()
+        self.inner, self.in_place = inner, in_place
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs.sub_(0.5).div_(0.25) if self.in_place else (inputs - 0.5) / 0.25)
+
+
+class Heads(nn.Module):
+    """The head that gives the logits is declared first, one that is called for nothing after it, an idle one last."""
+
+    def __init__(self, way: str = "called") -> None:
+        super().__init__()
+        self.way, self.head, self.body = way, nn.Linear(5, 3), nn.Linear(9, 5)
+        self.auxiliary, self.idle = nn.Linear(5, 2), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.body(inputs.flatten(1)).tanh()
+        match self.way:
+            case "by name":
+                return F.linear(F.linear(inputs.flatten(1), self.body.weight).tanh(), self.head.weight, self.head.bias)
+            case "none":
+                return inputs.flatten(1)[:, :3]
+            case "without gradients":
+                with torch.no_grad():
+                    return self.head(hidden)
+        logits = self.head(hidden)
+        self.auxiliary(hidden)
+        return logits
+
+
 WAYS = (
     "tied",
     "a computed weight",
@@ -194,6 +240,7 @@ BY_LAYER: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "groups, strides, padding, in place": (Mixed, (40, 2, 9, 8)),
     "a sequence": (Sequence, (9, 2, 3, 6)),
     "layers called twice": (Repeated, (9, 1, 6, 6)),
+    "the last layer called twice": (Recurrent, (9, 1, 2, 2)),
     "one layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (9, 1, 2, 2)),
 }
 BY_IMAGE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -235,7 +282,16 @@ def test_so_it_is_for_networks_whose_weights_are_used_in_other_ways(name: str) -
     torch.testing.assert_close(lengths_of(model, images), one_by_one(model, images, "parameters"), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("name", ["BatchNorm", "LeNet5DFAL", "a sequence", "groups, strides, padding, in place"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BatchNorm",
+        "LeNet5DFAL",
+        "a sequence",
+        "groups, strides, padding, in place",
+        "the last layer called twice",
+    ],
+)
 @pytest.mark.parametrize("over", ["last_layer", "inputs"])
 def test_over_the_last_layer_or_the_inputs_it_is_so_too(name: str, over: Over) -> None:
     build, shape = BY_LAYER[name]
@@ -343,16 +399,18 @@ def test_products_of_a_layer_written_out_or_by_position_are_those_of_its_gradien
             torch.testing.assert_close(outer_gram(before, behind, bias), torch.einsum("bki,bli->bkl", whole, whole))
 
 
-@pytest.mark.parametrize("over", ["parameters", "last_layer", "inputs"])
+@pytest.mark.parametrize("over", ["parameters", "inputs"])
 def test_how_many_images_memory_holds_changes_nothing(over: Over, monkeypatch: Any) -> None:
     model, images = built(lambda: convnet(4)), images_of(9, 1, 8, 8).double()
     wanted = lengths_of(model, images, over)
     counting = Counting(model)
-    an_image = {"parameters": 4 * (2 * 6 * 36 + 4), "last_layer": 4 * 4, "inputs": 4 * 64}[over]
+    an_image = {"parameters": 4 * (2 * 6 * 36 + 4), "inputs": 4 * 64}[over]
+    products = 8 * 4**2
     for cached, at_once, floats, parts in (
         (3 * an_image, 1, 99 * an_image, [3, 3, 3]),
         (3 * an_image, 4, 99 * an_image, [4, 4, 1]),
-        (3 * an_image, 4, 2 * an_image, [2, 2, 2, 2, 1]),
+        (3 * an_image, 4, 2 * (an_image + products), [2, 2, 2, 2, 1]),
+        (3 * an_image, 4, 2 * (an_image + products) - 1, [1] * 9),
         (9 * an_image, 4, 1, [1] * 9),
     ):
         for name, value in (("CACHED", cached), ("AT_ONCE", at_once), ("FLOATS", floats)):
@@ -385,15 +443,143 @@ def test_the_model_and_the_images_are_left_as_they_were(build: Callable[[], nn.M
 
 
 def test_a_network_without_weights_has_no_gradient_of_them() -> None:
-    images = torch.tensor([[0.75, 0.25]])[:, :, None, None]
-    assert lengths_of(Stated(), images).tolist() == [0.0]
+    """Zeros would choose the images 0, 1, 2, … in silence."""
+    with pytest.raises(InputError, match=r'of Flatten do not follow from weights.*use EGL\(over="inputs"\)'):
+        lengths_of(nn.Flatten(), images_of(9, 3, 1, 1))
     with pytest.raises(InputError, match=r'the model has no nn.Linear: use EGL\(over="parameters"\)'):
-        lengths_of(Stated(), images, "last_layer")
+        lengths_of(nn.Flatten(), images_of(9, 3, 1, 1), "last_layer")
 
 
-def test_the_last_linear_is_the_one_that_comes_last_among_the_layers() -> None:
-    assert last_linear(nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.ReLU())) == "1.0"
-    assert last_linear(nn.Linear(2, 2)) == ""
+def test_nor_has_one_whose_logits_do_not_follow_from_them() -> None:
+    for way in ("none", "without gradients"):
+        model = built(partial(Heads, way), torch.float32)
+        with pytest.raises(InputError, match=r"of Heads follow by autograd from none of its 8 weights.*no gradient"):
+            lengths_of(model, images_of(9, 1, 3, 3))
+        with pytest.raises(
+            InputError, match=r"depend on no nn.Linear of the model \(head, body, auxiliary, idle\): use"
+        ):
+            lengths_of(model, images_of(9, 1, 3, 3), "last_layer")
+
+
+def test_nor_has_one_that_detaches_the_images() -> None:
+    class Detaching(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs.detach().flatten(1))
+
+    for model in (Detaching(9, 3), Detaching(9, 3).requires_grad_(False)):
+        with pytest.raises(InputError, match="of Detaching do not follow from the images by autograd"), torch.no_grad():
+            GradientLength("inputs")(model, images_of(9, 1, 3, 3), generator(0))
+        with pytest.raises(InputError, match="of Detaching do not follow from the images by autograd"), torch.no_grad():
+            InputGradientNorm()(model, images_of(9, 1, 3, 3), generator(0))
+
+
+@pytest.mark.parametrize("over", ["parameters", "last_layer", "inputs"])
+def test_a_model_of_one_output_or_of_several_rows_an_image_is_told_so(over: Over) -> None:
+    with pytest.raises(ContractError, match="one logit a class"):
+        lengths_of(nn.Sequential(nn.Flatten(), nn.Linear(9, 1), nn.ReLU()), images_of(9, 1, 3, 3), over)
+    with pytest.raises(ContractError, match=r"logits \[images, classes\], got the shape"):
+        lengths_of(nn.Linear(3, 2), images_of(9, 1, 3, 3), over)
+
+
+def test_the_last_linear_is_the_one_that_is_called_last_on_the_way_to_the_logits() -> None:
+    images = images_of(9, 1, 3, 3)
+    nested = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Sequential(nn.Linear(5, 3)))
+    assert last_linear(nested, images) == ("2.0", True)
+    assert last_linear(nn.Linear(9, 3), images.flatten(1)) == ("", True)
+    assert last_linear(Heads(), images) == ("head", True)
+    assert last_linear(Heads("by name"), images) == ("body", False)
+    assert last_linear(nn.Sequential(nested, nn.LogSoftmax(1)), images) == ("0.2.0", False)
+    assert last_linear(nn.Sequential(nn.Flatten(), Doubled(9, 3)), images) == ("1", False)
+    assert last_linear(Tricky("tied"), images) == ("last", True)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 9))
+    tied[3].weight = tied[1].weight
+    assert last_linear(tied, images) == ("3", False)
+
+
+def test_of_a_last_layer_that_is_declared_first_the_length_is_right() -> None:
+    model, images = built(Heads), images_of(9, 1, 3, 3).double()
+    wanted = []
+    for image in images.split(1):
+        logits = model(image)
+        probs = logits.detach().softmax(1)[0]
+        length = torch.zeros((), dtype=torch.float64)
+        for label in range(3):
+            loss = F.cross_entropy(logits, torch.tensor([label]))
+            found = torch.autograd.grad(loss, list(model.head.parameters()), retain_graph=True)
+            length += probs[label] * sum(part.square().sum() for part in found).sqrt()
+        wanted.append(length)
+    torch.testing.assert_close(lengths_of(model, images, "last_layer"), torch.stack(wanted), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_that_gives_the_logits_needs_no_backward_pass(bias: bool, monkeypatch: Any) -> None:
+    model = built(lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 5, bias=bias)))
+    images, counting = images_of(9, 1, 3, 3).double(), Counting(model)
+    wanted = one_by_one(model, images, "last_layer")
+    monkeypatch.setattr(gradients, "weight_grams", None)
+    torch.testing.assert_close(lengths_of(counting, images, "last_layer"), wanted, rtol=1e-9, atol=0)
+    assert counting.passes == [1, 9]
+
+
+def test_a_layer_whose_rows_are_images_of_one_image_alone_takes_backward_passes() -> None:
+    """With more images than one, what the layer puts out has another number of rows, and half of them are lost."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(9, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            pixels = inputs.flatten(1)
+            return self.last(pixels) if len(pixels) == 1 else self.last(torch.cat([pixels, -pixels]))[: len(pixels)]
+
+    model, images = built(Twice), images_of(9, 1, 3, 3).double()
+    wanted = one_by_one(model, images, "last_layer")
+    torch.testing.assert_close(lengths_of(model, images, "last_layer"), wanted, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0, 200.0])
+def test_lengths_in_few_steps_are_those_of_each_class_in_turn(spread: float) -> None:
+    """Of seven classes, p_top = 1 to rounding, and the others down to e^-700: each class has its gradient p - e_c."""
+    draw = generator(0, "spread")
+    probs = (spread * torch.randn(50, 7, generator=draw).double()).softmax(1)
+    jacobian_BKD = torch.randn(50, 7, 9, generator=draw).double()
+    rows = loss_gradients(probs)
+    sizes = rows.abs().amax(2).clamp_min(1e-300)
+    lengths = torch.bmm(rows / sizes[:, :, None], jacobian_BKD).norm(dim=2) * sizes
+    gram = torch.bmm(jacobian_BKD, jacobian_BKD.transpose(1, 2))
+    torch.testing.assert_close(gradients._expected_length(gram, probs), (probs * lengths).sum(1), rtol=1e-9, atol=0)
+    residuals = (rows / sizes[:, :, None]).norm(dim=2) * sizes
+    torch.testing.assert_close(expected_residual(probs), (probs * residuals).sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("over", ["parameters", "last_layer", "inputs"])
+@pytest.mark.parametrize("kind", ["by layer", "by image", "not the logits"])
+def test_a_model_that_normalises_its_images_in_place_is_the_same(over: Over, kind: str) -> None:
+    build = {
+        "by layer": lambda: convnet(4, size=6),
+        "by image": Bare,
+        "not the logits": lambda: nn.Sequential(convnet(4, size=6), nn.LogSoftmax(1)),
+    }[kind]
+    inner, images = built(build), images_of(20, 1, 6, 6).double()
+    wanted = lengths_of(Normalised(inner, in_place=False), images, over)
+    pixels = images.clone()
+    assert torch.equal(lengths_of(Normalised(inner, in_place=True), images, over), wanted)
+    assert torch.equal(images, pixels)
+
+
+def test_so_it_is_in_the_input_gradient_and_for_its_predictor() -> None:
+    inner, other, images = built(lambda: convnet(4)), built(lambda: convnet(4, seed=3)), images_of(20, 1, 8, 8).double()
+    pixels, found = images.clone(), []
+    for in_place in (False, True):
+        model, predictor = Normalised(inner, in_place), Normalised(other, in_place)
+        with torch.no_grad():
+            found.append(InputGradientNorm(predictor)(model, images, generator(0))["norm"])
+            found.append(InputGradientNorm()(model, images, generator(0))["norm"])
+    assert torch.equal(found[2], found[0])
+    assert torch.equal(found[3], found[1])
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(images, pixels)
 
 
 def test_the_input_gradient_is_one_backward_pass_an_image() -> None:
@@ -409,3 +595,21 @@ def test_the_input_gradient_is_one_backward_pass_an_image() -> None:
         with torch.no_grad():
             found = InputGradientNorm(predictor)(model, images, generator(0))["norm"]
         torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-9, atol=0)
+
+
+class RowsFirst(nn.Module):
+    """A layer that sees an image's rows one after the other, [rows, images, columns]: as many rows as images here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.token(inputs[:, 0].transpose(0, 1)).tanh().mean(0))
+
+
+def test_a_layer_whose_first_dimension_is_not_the_images_is_not_taken_for_one() -> None:
+    model, images = built(RowsFirst), images_of(8, 1, 8, 6).double()
+    together = lengths_of(model, images)
+    alone = torch.cat([lengths_of(model, image[None]) for image in images])
+    torch.testing.assert_close(together, alone)

@@ -102,7 +102,7 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_else(
     trained.save(path)
     whole = path.read_bytes()
     monkeypatch.setattr(os, "fsync", disk_is_full)
-    with pytest.raises(RunFolderError, match=r"could not be written.*Free some space, then `robal resume`"):
+    with pytest.raises(RunFolderError, match=r"could not be written.*Free some space, then repeat the command"):
         trained.save(path)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]

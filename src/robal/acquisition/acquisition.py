@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robal.candidates import Candidates
+from robal.candidates import Candidates, ask
 from robal.engines import Engine, Local
 from robal.errors import ContractError, InputError, PoolExhausted
-from robal.images import Images, InMemory, check_pixels
+from robal.images import Images, InMemory, MapStyle, check_pixels
 from robal.networks import frozen
 from robal.pool import Examples, Pool, check_labels
 from robal.seeds import generator as generator_of
@@ -47,7 +47,7 @@ class Acquisition(Protocol):
 def select(
     acquisition: Acquisition | Score,
     model: nn.Module,
-    pool: Pool | Images | Tensor | np.ndarray[Any, Any],
+    pool: Any,
     n: int,
     seed: int = 0,
     *,
@@ -62,7 +62,8 @@ def select(
     Args:
         acquisition: an acquisition function or a score, for example `DRE()`.
         model: returns logits [B, C] for float32 images in [0, 1]; unchanged afterwards.
-        pool: a `Pool` (labelled images are left out), or just images: uint8 or float32 in [0, 1], [N, C, H, W].
+        pool: a `Pool` (labelled images are left out), or just images: a tensor or array [N, C, H, W], uint8 or float32
+            in [0, 1], a data set of robal's, or any map-style data set of (image, label); labels are not looked at.
         n: how many.
         seed: equal seeds give equal choices.
         engine: where the pool is looked at; None: here.
@@ -84,20 +85,33 @@ def select(
     >>> select(MaxEntropy(), model, torch.tensor([[[[0.0, 1.0]]], [[[0.5, 0.5]]], [[[0.2, 0.5]]]]), n=2)
     tensor([1, 2])
     """
-    if isinstance(pool, np.ndarray):
-        pool = torch.from_numpy(pool)
     if not isinstance(pool, Pool):
-        images = InMemory(pool) if isinstance(pool, Tensor) else pool
+        images = images_of(pool)
         if len(images) == 0:
             raise PoolExhausted("the pool holds no image")
-        with frozen(model), torch.no_grad():
-            device = next((part.device for part in model.parameters()), torch.device("cpu"))
-            classes = model(images.batch(torch.tensor([0]), device)).shape[-1]
+        classes = ask(model, images, torch.tensor([0])).shape[1]
         pool = Pool.unlabelled(images, [str(number) for number in range(classes)])
     candidates = Candidates(
         model, pool, pool.candidates, engine or Local(), teacher, tuple(snapshots), history, features
     )
     return choose(acquisition, candidates, n, generator_of(seed, "select"))
+
+
+def images_of(given: Any) -> Images:
+    """Whatever holds images, as `Images`: a tensor or array [N, C, H, W], robal's data sets, a map-style data set."""
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
+    given = getattr(given, "images", given)
+    if isinstance(given, Tensor):
+        return InMemory(given)
+    if isinstance(given, Images):
+        return given
+    if hasattr(given, "__len__") and hasattr(given, "__getitem__"):
+        return MapStyle(given)
+    raise InputError(
+        f"a pool is a Pool, a tensor or array of images, or a data set with len() and items (image, label); "
+        f"this is a {type(given).__name__}"
+    )
 
 
 def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
@@ -110,6 +124,8 @@ def choose(acquisition: Acquisition | Score, candidates: Candidates, n: int, gen
         InputError, PoolExhausted: as `select`.
         ContractError: for a choice that is not n distinct candidates, or a score that is not [M] and finite.
     """
+    if not isinstance(n, int):
+        raise InputError(f"n counts images; {n!r} came")
     if n < 1:
         raise InputError(f"at least one image has to be asked for; n = {n} came")
     if n > len(candidates):
@@ -140,27 +156,33 @@ def choose_with_scores(
 ) -> tuple[Tensor, Tensor | None]:
     """As `choose`, and what the choice was made by: [n] scores in the same order, or None where there are none.
 
-    A score's scores are its own; a joint choice has those of its field `score`, if it has one (DRE, CEAL).
+    A score's scores are its own; DRE, CEAL and the wrappers have those of the score inside them. NaN for an image that
+    no score looked at.
     """
-    seen: dict[str, Tensor] = {}
+    seen = torch.full((len(candidates.pool),), torch.nan)
 
-    def remembered(score: Score) -> Score:
-        def call(candidates: Candidates, generator: torch.Generator) -> Tensor:
-            seen["scores"] = scores_of(score, candidates, generator)
-            return seen["scores"]
+    def remembering(part: Any) -> Any:
+        if callable(part) and not isinstance(part, type) and is_score(part):
 
-        call.__name__ = _name(score)
-        return call
+            def call(candidates: Candidates, generator: torch.Generator) -> Tensor:
+                scores = scores_of(part, candidates, generator)
+                seen[candidates.indices] = scores.float()
+                return scores
 
-    watched: Any = acquisition
-    if is_score(watched):
-        watched = remembered(watched)
-    elif is_dataclass(watched) and not isinstance(watched, type) and hasattr(watched, "score"):
-        watched = replace(watched, score=remembered(watched.score))
-    chosen = choose(watched, candidates, n, generator)
-    if "scores" not in seen:
-        return chosen, None
-    return chosen, seen["scores"][torch.searchsorted(candidates.indices, chosen)]
+            call.__name__ = _name(part)
+            return call
+        if not is_dataclass(part) or isinstance(part, type):
+            return part
+        inner = {field.name: getattr(part, field.name) for field in fields(part)}
+        changed = {name: remembering(value) for name, value in inner.items() if name in _PARTS}
+        return replace(part, **changed) if changed else part
+
+    chosen = choose(remembering(acquisition), candidates, n, generator)
+    scores = seen[chosen]
+    return chosen, None if bool(scores.isnan().all()) else scores
+
+
+_PARTS = ("score", "inner", "by", "first", "second")  # the fields of acquisition functions that hold others
 
 
 def examples_of(

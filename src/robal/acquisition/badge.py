@@ -10,6 +10,7 @@ from torch import Tensor
 from robal.acquisition.coreset import NUMBERS, check_embeddings
 from robal.candidates import Candidates
 from robal.errors import InputError
+from robal.progress import track
 from robal.scores.uncertainty import check_probs
 
 NEAR = 1e-2  # squared distances below this share of the squared lengths are taken in float64
@@ -62,7 +63,7 @@ def badge(probs: Tensor, embeddings: Tensor, n: int, generator: torch.Generator)
         return torch.empty(0, dtype=torch.int64)
     chosen = [int(gradients.squared_lengths.numpy().argmax())]
     weights = gradients.squared_distances(chosen[0])
-    while len(chosen) < n:
+    for _ in track(range(n - 1), "BADGE"):
         position = draw(weights, generator)
         if position is None:  # only doubles are left
             left = torch.ones(len(probs), dtype=torch.bool)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robal.candidates import Candidates
 from robal.errors import InputError
+from robal.progress import track
 
 Space = Literal["embeddings", "probs"]
 
@@ -88,6 +89,7 @@ def k_center_greedy(embeddings: Tensor, centres: Tensor, n: int) -> Tensor:
     bounds = upper_bounds(embeddings, centres, middle)
     bounds[chosen] = -1.0  # lower than any: never again
     seen = torch.zeros(len(embeddings), dtype=torch.int64)  # centres that went into a bound; with 0 it is a bound only
+    progress = track(range(n), "core-set")
     while len(chosen) < n:
         window, floor, left_out = highest(bounds, WINDOW)
         points, distances = embeddings[window].double(), bounds[window]
@@ -100,6 +102,7 @@ def k_center_greedy(embeddings: Tensor, centres: Tensor, n: int) -> Tensor:
             if distance < floor or (distance == floor and position > left_out):
                 break
             chosen.append(position)
+            next(progress, None)
             torch.minimum(distances, (points - points[farthest]).square_().sum(1), out=distances)
             distances[farthest] = -1.0
         bounds[window], seen[window] = distances, len(given) + len(chosen)

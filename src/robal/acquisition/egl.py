@@ -20,10 +20,16 @@ class EGL:
 
     Args:
         over: what the gradient is taken with respect to. "parameters": all weights of the network. "last_layer": the
-            weights and bias of its last nn.Linear. "inputs": the pixels, as the DRE study's code does it.
+            weights and bias of the nn.Linear that it calls last. "inputs": the pixels, as the DRE study's code does it.
 
     With "parameters" a tile takes one forward pass and, for K classes, K - 1 backward passes; see
-    `robal.scores.jacobian.weight_gram` for the networks that take them image by image, some ten times slower.
+    `robal.scores.jacobian.weight_grams` for the networks that take them image by image, some ten times slower. With
+    "last_layer" it takes the forward pass alone, where the logits are that layer's output as it is.
+
+    Called: [M] float64, not negative, higher = label me first.
+
+    Raises InputError where there is no gradient to take: the model has no weights (or no nn.Linear) on which the logits
+    depend by autograd, or they do not depend on the pixels.
 
     Differs from the DRE study's code: no image's gradient is divided by the size of the batch it happened to be in.
     Differs from DFAL's code, which takes the length of the gradient's plain average over the classes.

@@ -47,13 +47,21 @@ def query(
     >>> query(X, [0, 1, -1, -1, -1], clf, acquisition=Margin())
     array([3])
     """
-    rows = torch.as_tensor(np.asarray(X, dtype=np.float32))
+    try:
+        rows = torch.as_tensor(np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"X must be numbers [rows, ...]: {error}") from error
     module = getattr(clf, "module_", None)
     if not isinstance(module, nn.Module) and not hasattr(clf, "predict_proba"):
         raise InputError(f"{type(clf).__name__} has no predict_proba: give a classifier that states probabilities")
     if rows.ndim < 2 or not bool(torch.isfinite(rows).all()):
-        raise InputError(f"X must be finite numbers [rows, ...]; its shape is {list(rows.shape)}")
-    classes = list(clf.classes_)
+        raise InputError(f"X must be finite numbers, at least two-dimensional; its shape is {list(rows.shape)}")
+    try:
+        classes = list(clf.classes_)
+    except AttributeError as error:
+        raise InputError(f"{type(clf).__name__} knows no classes yet: fit it first") from error
+    if any(isinstance(name, np.ndarray) for name in classes):
+        raise InputError(f"{type(clf).__name__} has several outputs; one label a row is needed")
     labels = _labels(y, classes, len(rows))
     model: nn.Module = module if isinstance(module, nn.Module) else _LogProbs(clf)
     if isinstance(getattr(clf, "criterion_", None), nn.NLLLoss):

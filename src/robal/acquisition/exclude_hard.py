@@ -24,7 +24,8 @@ class ExcludeHard:
     p_t(y | x), its confidence, and the standard deviation, its variability. Hard to learn is what stays low in both,
     so learnability is their sum. A candidate is predicted to be as learnable as the mean of its nearest labelled
     images (in the embeddings of the present model), and the `share` of lowest prediction is left out; never so many
-    that fewer than n are left. With nothing labelled nothing is left out.
+    that fewer than n are left. With nothing labelled nothing is left out. Validation images that were bought count as
+    labelled, though the training never saw them.
 
     Args:
         inner: chooses among the others.

@@ -17,7 +17,8 @@ class LowInputGradient:
     """The n images of lowest input-gradient norm: - mean over the snapshots t of ‖∇_x CE(f_t(x), ŷ)‖₂.
 
     ŷ is the class that the present model predicts, for every snapshot. Without snapshots (in a run
-    `recipe.snapshots` and `start.recipe.snapshots` keep them) the present model alone is asked.
+    `recipe.snapshots` and `start.recipe.snapshots` keep them) the present model alone is asked. Raises InputError where
+    the logits do not depend on the pixels by autograd.
 
     Differs from the paper, which reduces a labelled training set: there y is the true label, and the mean is over all
     epochs.

@@ -91,6 +91,8 @@ def principal_subspace(embeddings: Tensor, variance: float) -> tuple[Tensor, Ten
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     share = values.cumsum(0) / values.sum()
     count = int((share < variance * (1 - 1e-12)).sum()) + 1  # the factor: sums that rounding keeps below 1
+    if variance < 1:
+        count = min(count, max(exact.shape[1] - 1, 1))  # with all d axes nothing would be novel
     axes = (vectors[:, :count] / values[:count].sqrt()).T @ centred if wide else vectors[:, :count].T
     return mean, axes
 

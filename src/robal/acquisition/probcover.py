@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from robal.acquisition.typiclust import clusters_of
+from robal.acquisition.typiclust import clusters_of, on_the_sphere
 from robal.candidates import Candidates
 from robal.errors import InputError
+from robal.progress import track
 
 _ROWS, _COLUMNS = 512, 2048  # a block of distances that fits the cache: 4 MB
 
@@ -52,7 +52,7 @@ class ProbCover:
             raise InputError(f"ProbCover's purity is a share in (0, 1]; not {self.purity}")
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
-        embeddings, labelled = F.normalize(candidates.embeddings), F.normalize(candidates.labelled.embeddings)
+        embeddings, labelled = on_the_sphere(candidates)
         delta = self.delta
         if delta is None:
             classes = candidates.logits.argmax(1)
@@ -82,7 +82,7 @@ def probcover(embeddings: Tensor, labelled_embeddings: Tensor, n: int, delta: fl
     free, uncovered = torch.ones(len(embeddings), dtype=torch.bool), nearest >= delta
     gains = count_within(embeddings, embeddings[uncovered], delta)
     chosen: list[int] = []
-    for _ in range(n):
+    for _ in track(range(n), "ProbCover"):
         # An uncovered point is worth 1 at least, as it covers itself, whatever rounding makes of a tiny radius.
         worth = gains.maximum(uncovered.long()).to(nearest.dtype) if bool(uncovered.any()) else nearest
         best = int(worth.where(free, -torch.inf).argmax())

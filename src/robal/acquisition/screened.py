@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class Screened:
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
         drawn = candidates.only(draw(len(candidates), self.candidates_per_query * n, generator))
-        count = min(-int(-n * self.keep // 1), len(drawn))
+        count = min(math.ceil(n * self.keep - 1e-9), len(drawn))
         if count < len(drawn):
             scores = scores_of(self.by, drawn, generator)
             # Back in the order of the pool, so that ties of `inner`, too, go to the lower index.

@@ -57,9 +57,19 @@ class TypiClust:
             raise InputError(f"a cluster has no fewer than 0 images: smallest = {self.smallest} came; 0 keeps them all")
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
-        embeddings, labelled = F.normalize(candidates.embeddings), F.normalize(candidates.labelled.embeddings)
+        embeddings, labelled = on_the_sphere(candidates)
         positions = typiclust(embeddings, labelled, n, generator, self.neighbours, self.most_clusters, self.smallest)
         return candidates.indices[positions]
+
+
+def on_the_sphere(candidates: Candidates) -> tuple[Tensor, Tensor]:
+    """Embeddings of the candidates, [M, d], and of the labelled images, [L, d], of length 1 and then centred.
+
+    Distances do not change by it, and float32 products of rows that lie close together keep their digits.
+    """
+    embeddings, labelled = F.normalize(candidates.embeddings), F.normalize(candidates.labelled.embeddings)
+    middle = embeddings.mean(0, dtype=torch.float64).float()
+    return embeddings - middle, labelled - middle
 
 
 def typiclust(

@@ -71,9 +71,11 @@ class Mix:
         return torch.cat([chosen, choose(self.second, candidates.only(left), n - count, generator)])
 
     def examples(self, candidates: Candidates, chosen: Tensor, labels: Tensor, generator: torch.Generator) -> Examples:
-        """What both add, each for all of `chosen`."""
-        parts = [examples_of(part, candidates, chosen, labels, generator) for part in (self.first, self.second)]
-        return Examples.join(parts)
+        """What both add, each for all of `chosen`; what the first pseudo-labels, the second need not."""
+        first, second = (examples_of(part, candidates, chosen, labels, generator) for part in (self.first, self.second))
+        others, guesses = second.of_kind("twin", "crafted"), second.of_kind("pseudo")
+        new = ~torch.isin(guesses.origin, first.of_kind("pseudo").origin)
+        return Examples.join([first, others, guesses.only(new)])
 
 
 @dataclass(frozen=True)

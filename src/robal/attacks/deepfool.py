@@ -91,6 +91,11 @@ class DeepFool:
         if len(inputs):
             with crafting(model, inputs) as twin, torch.no_grad():
                 self._search(twin, inputs, adversaries, flipped)
+                if flipped.any():  # what counts is the model itself, from which its twin differs by rounding
+                    found = flipped.nonzero().flatten()
+                    own, moved = (model(part[found]).argmax(1) for part in (inputs, adversaries))
+                    flipped[found] = own != moved
+                    adversaries[~flipped] = inputs[~flipped]
         distance = size(adversaries - inputs, self.norm)
         return Fooled(adversaries, distance.masked_fill(~flipped, torch.inf), flipped)
 
@@ -125,7 +130,7 @@ class DeepFool:
                 before = lead
             else:
                 push = torch.ones_like(gap)
-            length = push * (gap + 1e-5 * logits.detach().abs().amax(1).clamp_min(1e-3)) / dual.where(~stuck, 1.0)
+            length = push * (gap + 1e-5 * logits.detach().abs().amax(1).clamp_min(1e-30)) / dual.where(~stuck, 1.0)
             if self.norm == "l2":
                 total = total + gradient * _per_example(length / dual.where(~stuck, 1.0))
             else:

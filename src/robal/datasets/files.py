@@ -60,7 +60,13 @@ def load_npz(path: Path | str) -> Dataset:
     return from_arrays(**arrays, classes=names, name=path.stem)
 
 
-def load_folder(path: Path | str, *, resize: int | None = None, classes: Sequence[str] | None = None) -> Dataset:
+def load_folder(
+    path: Path | str,
+    *,
+    resize: int | None = None,
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
+) -> Dataset:
     """A folder of images: class/name.png, or train/class/... with test/class/..., or images alone (no labels known).
 
     Images beside the class folders carry no label. All grey: one channel; else RGB, without transparency. Order: class
@@ -70,6 +76,7 @@ def load_folder(path: Path | str, *, resize: int | None = None, classes: Sequenc
         path: the folder.
         resize: height and width to resize to, in pixels; needed where sizes differ.
         classes: the class names in the order of the labels; else the folders' names in natural order.
+        labelled: whether folders are classes; if not, all images in all of them are taken, without a label.
 
     Raises:
         DataMissing, DataCorrupt, DataError: naming the file and what to do.
@@ -78,6 +85,13 @@ def load_folder(path: Path | str, *, resize: int | None = None, classes: Sequenc
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataMissing(f"there is no folder {root} (looked from {Path.cwd()})")
+    if not labelled:
+        found = _images(root, "**/*")
+        if not found:
+            raise DataMissing(f"{root} holds no images ({', '.join(SUFFIXES)})")
+        nothing = torch.full((len(found),), -1)
+        names = tuple(file.relative_to(root).as_posix() for file in found)
+        return Dataset(root.resolve().name, _read(found, resize), nothing, (), files=names)
     split = (root / "train").is_dir() and (root / "test").is_dir()
     roots = (root / "train", root / "test") if split else (root,)
     names = tuple(classes) if classes is not None else _class_names(roots)

@@ -68,9 +68,10 @@ class Local:
             for number, start in enumerate(track(starts, "looking at the pool")):
                 part = indices[start : start + self.tile]
                 if len(part) == 0:
-                    # An empty pool still has to give rows of the right shape: ask about nothing.
-                    rows = function(model, images.batch(part, device), generator(seed, "tile", 0))
-                    return {name: values.cpu() for name, values in rows.items()}
+                    # Rows of the right shape are due all the same. Not every model takes a batch of none.
+                    one = torch.zeros(min(len(images), 1), dtype=torch.int64)
+                    rows = function(model, images.batch(one, device), generator(seed, "tile", 0))
+                    return {name: values[:0].cpu() for name, values in rows.items()}
                 missing = self.tile - len(part)
                 padded = torch.cat([part, part[-1:].expand(missing)]) if missing else part
                 batch = images.batch(padded, device)

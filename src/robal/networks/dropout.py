@@ -110,7 +110,7 @@ class DropoutPasses:
         self.halves: Halves | None = None
         few = probe[:4]
         with _dropping(self.places, 0, 0) as calls:
-            self.whole(few)
+            self.whole(few.clone())  # which a model may normalise in place, and it is used again
         if next(calls) == 0:
             where = ", ".join(str(place) for place in self.places)
             raise InputError(
@@ -133,15 +133,13 @@ class DropoutPasses:
 
     def __call__(self, images: Tensor, passes: int, seed: int) -> Iterator[Tensor]:
         """The logits [B, K] of each pass in turn; pass t is a function of (seed, t), the image and the weights."""
-        inputs: tuple[Tensor, ...] = (images,)
-        rest = self.whole
+        given: tuple[Tensor, ...] = ()
         if self.halves is not None:
-            first, rest = self.halves
             with torch.random.fork_rng(devices=[]):
-                inputs = first(images)
+                given = self.halves[0](images.clone())
         for number in range(passes):
             with _dropping(self.places, seed, number):
-                logits: Tensor = rest(*inputs)
+                logits: Tensor = self.whole(images.clone()) if self.halves is None else self.halves[1](*given)
             yield logits
 
 

@@ -73,7 +73,7 @@ def read_rows(path: Path) -> list[tuple[int, str]]:
 
 def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
     """Write the file whole or not at all; further columns that a person added stay with their image."""
-    columns, further = _further_columns(path)
+    columns, further = further_columns(path)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["index", "label", *columns])
@@ -81,7 +81,8 @@ def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
     write(path, text.getvalue())
 
 
-def _further_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+def further_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The names of the columns beside index and label, and what stands in them for each image."""
     if not path.exists():
         return [], {}
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -7,7 +7,7 @@ and they take K - 1 backward passes for a whole tile, where one gradient an imag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,7 +17,10 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.func import functional_call
 from torch.nn import functional as F
 
-CACHED = 2**21  # numbers that are at hand in a CPU's cache: so many of a small network's gradients at once,
+from robal.errors import InputError
+from robal.networks import check_logits
+
+CACHED = 2**22  # numbers that are at hand in a CPU's cache: so many of a small network's gradients at once,
 AT_ONCE = 8  # of a larger one so many images, which convolutions need to be fast,
 FLOATS = 2**26  # and of the largest what fits into 256 MiB
 
@@ -35,7 +38,7 @@ class Call:
     edge: GradientEdge
 
 
-def weight_gram(model: nn.Module, batch: Tensor, part: str = "") -> tuple[Tensor, Tensor]:
+def weight_grams(model: nn.Module, batch: Tensor, part: str = "") -> Iterator[tuple[Tensor, Tensor]]:
     """Inner products of the logits' gradients with respect to the weights, image by image.
 
     G_kl = ⟨∇θ (z_k - z_K), ∇θ (z_l - z_K)⟩, so that ‖∇θ Σ_k g_k z_k‖² = gᵀ G g for every g that sums to zero, and the
@@ -46,50 +49,83 @@ def weight_gram(model: nn.Module, batch: Tensor, part: str = "") -> tuple[Tensor
 
     Args:
         model: in eval mode. All its floating-point weights count, whether or not they require gradients now.
-        batch: [B, C, H, W].
+        batch: [B, C, H, W]. The model gets copies, so that it may work on them in place.
         part: the dotted name of a submodule whose weights alone count; "": all.
 
-    Returns:
-        logits [B, K], and G [B, K, K] float64, its last row and column zero.
+    Yields, for as many of the images at a time as memory holds:
+        logits [b, K], and G [b, K, K] float64, its last row and column zero.
+
+    Raises InputError where the logits do not depend on these weights, so that every length would be 0.
 
     >>> model = nn.Linear(2, 2)  # ∇(z_1 - z_2) is (x, 1) for the first row of weights and (-x, -1) for the second
-    >>> weight_gram(model, torch.tensor([[2.0, 1.0]]))[1]
+    >>> next(weight_grams(model, torch.tensor([[2.0, 1.0]])))[1]
     tensor([[[12., 0.],
              [ 0., 0.]]], dtype=torch.float64)
     """
-    counted = {id(parameter) for parameter in model.get_submodule(part).parameters() if parameter.is_floating_point()}
-    weights = {
-        name: parameter.detach().requires_grad_()
-        for name, parameter in model.named_parameters()
-        if id(parameter) in counted
-    }
+    weights = leaves(model, list(model.get_submodule(part).parameters()))
     with torch.enable_grad():
-        logits, calls = _watch(model, weights, batch[:1])
-        way = _by_layer if _is_separable(model, weights, logits, calls) else _by_image
-        floats = sum(call.shape.numel() for call in calls) * logits.shape[1]
-        return _in_parts(lambda images: way(model, weights, images), batch, floats)
+        logits, calls = watch(model, weights, batch[:1])
+    used = uses(logits)
+    if not any(used[id(weight)] for weight in weights.values()):
+        which = (
+            f"follow by autograd from none of its {len(weights)} weights" if weights else "do not follow from weights"
+        )
+        raise InputError(
+            f"the logits of {type(model).__name__} {which}, so there is no gradient to take: give a torch model that "
+            'computes them from its weights without no_grad or detach, or use EGL(over="inputs"), or a score that '
+            "needs no gradients, such as MaxEntropy"
+        )
+    way = _by_layer if _is_separable(model, weights, used, calls) else _by_image
+    floats = sum(call.shape.numel() for call in calls) * logits.shape[-1]
+    for images in _parts(batch, logits, floats):
+        with torch.enable_grad():
+            found = way(model, weights, images)
+        yield found[0], F.pad(found[1], (0, 1, 0, 1))
 
 
-def input_gram(model: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
+def input_grams(model: nn.Module, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The same, of the gradients with respect to the pixels."""
-
-    def gram(images: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = images.detach().requires_grad_()
-        logits = model(leaf)
-        found = _gradients(logits, [leaf])
-        return logits.detach(), _nothing(logits) if found is None else products(found[0], found[0])
-
     with torch.no_grad():
-        floats = model(batch[:1]).shape[1] * batch[:1].numel()
-    with torch.enable_grad():
-        return _in_parts(gram, batch, floats)
+        logits = model(batch[:1].clone())
+    for images in _parts(batch, logits, logits.shape[-1] * batch[:1].numel()):
+        with torch.enable_grad():
+            leaf = images.detach().requires_grad_()
+            logits = model(leaf.clone())  # what is no leaf may be changed in place
+            found = _gradients(logits, [leaf])
+        if found is None:
+            raise no_input_gradient(model)
+        yield logits.detach(), F.pad(products(found[0], found[0]), (0, 1, 0, 1))
 
 
-def _in_parts(gram: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Tensor, floats: int) -> tuple[Tensor, Tensor]:
-    """Logits and products of as many images at a time as memory holds; an image takes `floats` numbers."""
-    size = max(1, min(max(AT_ONCE, CACHED // max(floats, 1)), FLOATS // max(floats, 1)))
-    logits, grams = zip(*(gram(images) for images in batch.split(size)), strict=True)
-    return torch.cat(logits), F.pad(torch.cat(grams), (0, 1, 0, 1))
+def no_input_gradient(model: nn.Module) -> InputError:
+    """What to say where gradients with respect to the pixels are asked for in vain."""
+    return InputError(
+        f"the logits of {type(model).__name__} do not follow from the images by autograd, so there is no gradient to "
+        "take: give a torch model that computes them without no_grad, detach or integers, or use a score that needs "
+        "no gradients, such as MaxEntropy"
+    )
+
+
+def leaves(model: nn.Module, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The floating-point ones among `parameters` by their name in `model`, as leaves of a graph of their own.
+
+    Those of convolutions in the plain layout, whatever the model's is: backward passes are faster in it.
+    """
+
+    def leaf(parameter: Tensor) -> Tensor:
+        found = parameter.detach()
+        return (found.clone(memory_format=torch.contiguous_format) if found.ndim == 4 else found).requires_grad_()
+
+    counted = {id(parameter) for parameter in parameters if parameter.is_floating_point()}
+    return {name: leaf(parameter) for name, parameter in model.named_parameters() if id(parameter) in counted}
+
+
+def _parts(batch: Tensor, logits: Tensor, floats: int) -> Sequence[Tensor]:
+    """As many images at a time as memory holds; the gradients of one are `floats` numbers, and its products K²."""
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        check_logits(logits)  # raises
+    in_all = floats + 8 * logits.shape[1] ** 2  # in double, and four times before they are summed up
+    return batch.split(max(1, min(max(AT_ONCE, CACHED // max(floats, 1)), FLOATS // in_all)))
 
 
 def _gradients(logits: Tensor, sources: Sequence[Tensor] | Sequence[GradientEdge]) -> list[Tensor] | None:
@@ -116,8 +152,10 @@ def _nothing(logits: Tensor) -> Tensor:
     return torch.zeros((len(logits), others, others), dtype=torch.float64, device=logits.device)
 
 
-def _watch(model: nn.Module, weights: Weights, images: Tensor) -> tuple[Tensor, list[Call]]:
-    """Logits, in a graph that begins at `weights`, and every call of a layer that owns some of them."""
+def watch(
+    model: nn.Module, weights: Weights, images: Tensor, layers: Iterable[nn.Module] | None = None
+) -> tuple[Tensor, list[Call]]:
+    """Logits, in a graph that begins at `weights`, and every call of `layers`; None: of those that own weights."""
     calls: list[Call] = []
 
     def remember(layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
@@ -126,25 +164,29 @@ def _watch(model: nn.Module, weights: Weights, images: Tensor) -> tuple[Tensor, 
             # The place in the graph and not the tensor, which a ReLU in place would make its own.
             calls.append(Call(layer, inputs.detach(), output.shape, get_gradient_edge(output)))
 
-    owners = {model.get_submodule(name.rpartition(".")[0]) for name in weights}
-    handles = [owner.register_forward_hook(remember, prepend=True, with_kwargs=True) for owner in owners]
+    watched = {model.get_submodule(name.rpartition(".")[0]) for name in weights} if layers is None else layers
+    handles = [layer.register_forward_hook(remember, prepend=True, with_kwargs=True) for layer in watched]
     try:
-        return functional_call(model, dict(weights), (images,)), calls
+        # A copy, because a model may normalise its images in place, and they are used again.
+        return functional_call(model, dict(weights), (images.clone(),)), calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _is_separable(model: nn.Module, weights: Weights, logits: Tensor, calls: Sequence[Call]) -> bool:
-    """Whether every weight is used by calling layers whose products are known, and in no other way."""
-    used, called = _uses(logits), Counter(call.layer for call in calls)
+def _is_separable(model: nn.Module, weights: Weights, used: Mapping[int, int], calls: Sequence[Call]) -> bool:
+    """Whether every weight is used by calling layers whose products are known, and in no other way.
+
+    `calls` are those for one image, and the image has to be their first dimension.
+    """
+    called = Counter(call.layer for call in calls)
     for name, weight in weights.items():
         if used[id(weight)] != called[model.get_submodule(name.rpartition(".")[0])]:
             return False  # tied to another layer's, or used by name
-    return all(has_known_products(call.layer, call.inputs) for call in calls)
+    return all(len(call.inputs) <= 1 and has_known_products(call.layer, call.inputs) for call in calls)
 
 
-def _uses(logits: Tensor) -> Counter[int]:
+def uses(logits: Tensor) -> Counter[int]:
     """How often the graph of `logits` uses each of its leaves, by their id."""
     used: Counter[int] = Counter()
     seen: set[Node] = set()
@@ -162,7 +204,7 @@ def _uses(logits: Tensor) -> Counter[int]:
 
 
 def _by_layer(model: nn.Module, weights: Weights, images: Tensor) -> tuple[Tensor, Tensor]:
-    logits, calls = _watch(model, weights, images)
+    logits, calls = watch(model, weights, images)
     if not calls or not len(images):
         return logits.detach(), _nothing(logits)
     an_image_a_row = all(len(call.inputs) == call.shape[0] == len(images) for call in calls)
@@ -172,6 +214,11 @@ def _by_layer(model: nn.Module, weights: Weights, images: Tensor) -> tuple[Tenso
     gram = _nothing(logits)
     for layer in dict.fromkeys(call.layer for call in calls):
         own = [number for number, call in enumerate(calls) if call.layer is layer]
+        if len(own) == 1 and is_head(calls[own[0]], logits):
+            # The gradients e_k - e_K have the products 1, and 2 of each with itself.
+            products_of_logits = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device) + 1
+            gram += input_squares(calls[own[0]])[:, None, None] * products_of_logits
+            continue
         gram += layer_gram(layer, [calls[number].inputs for number in own], [found[number] for number in own])
     return logits.detach(), gram
 
@@ -182,7 +229,7 @@ def _by_image(model: nn.Module, weights: Weights, images: Tensor) -> tuple[Tenso
 
 
 def _of_one(model: nn.Module, weights: Weights, image: Tensor) -> tuple[Tensor, Tensor]:
-    logits = functional_call(model, dict(weights), (image,))
+    logits = functional_call(model, dict(weights), (image.clone(),))
     if not logits.requires_grad:
         return logits, _nothing(logits)
     rows = []
@@ -191,6 +238,16 @@ def _of_one(model: nn.Module, weights: Weights, image: Tensor) -> tuple[Tensor, 
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     stacked = torch.stack(rows)[None]
     return logits.detach(), products(stacked, stacked)
+
+
+def is_head(call: Call, logits: Tensor) -> bool:
+    """Whether a linear layer's output are the logits as they are, a row an image."""
+    return type(call.layer) is nn.Linear and call.inputs.ndim == 2 and call.edge.node is logits.grad_fn
+
+
+def input_squares(call: Call) -> Tensor:
+    """[B] float64: ‖a‖² of what came into a linear layer, and 1 for its bias: ‖V (a, 1)ᵀ‖² = ‖V‖² (‖a‖² + 1)."""
+    return call.inputs.double().square().sum(1) + float(call.layer.bias is not None)
 
 
 def has_known_products(layer: nn.Module, inputs: Tensor) -> bool:
@@ -273,7 +330,12 @@ def _conv2d(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> tuple[Tensor
         lacking = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
         (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) if padding == "same" else (0, 0) for gap in lacking)
         inputs, padding = F.pad(inputs, (left, right, top, bottom)), (0, 0)
-    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
+    above, aside = padding
+    windows = F.pad(inputs, (aside, aside, above, above)).contiguous()
+    for axis in (0, 1):  # the strides of a view say what F.unfold copies one by one
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        windows = windows.unfold(2 + axis, reach, layer.stride[axis])[..., :: layer.dilation[axis]]
+    patches = windows.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)
     grouped = gradients.flatten(3).unflatten(2, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
     return patches.unflatten(1, (layer.groups, -1)).flatten(0, 1), grouped
 

@@ -69,7 +69,7 @@ def fit(
     if recipe.keep == "best" and monitor is None:
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
     device = next(previous.model.parameters()).device
-    model = channels_last(copy.deepcopy(previous.model))
+    model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     companion = copy.deepcopy(previous.companion)
     if companion is None:
         companion = recipe.objective.begin(model, examples)
