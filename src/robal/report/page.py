@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from robal.errors import RunFolderError
+from robal.files import whole
 from robal.report import figures, words
 from robal.report.drawing import SERIES, Drawing
 from robal.report.folder import RunRecord, is_auto_attack, mapping, read_all
@@ -106,18 +105,8 @@ def render(records: Sequence[RunRecord], drawn: Sequence[Mapping[str, Drawing]],
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Through a temporary file beside it: a reader sees the old file or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def report(folders: Sequence[Path], out: Path | None = None) -> Path:
