@@ -25,7 +25,7 @@ GROUPS: list[tuple[str, ...]] = [
     ("scores",),
     ("acquisition", "evaluation", "objectives"),
     ("training",),
-    ("plan", "plans", "folder", "kept", "measure", "records", "selection", "loop"),
+    ("plan", "plans", "folder", "kept", "measure", "records", "selection", "loop", "assessment"),
     ("report",),
     ("presets",),
     ("cli",),
@@ -47,6 +47,7 @@ IN_ORDER = {
     "records",
     "selection",
     "loop",
+    "assessment",
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__")
 

@@ -217,6 +217,103 @@ def select_command(
     print(f"{n} of {chosen.candidates} images chosen by {chosen.by}: {out}, and to look at: {sheet}")
 
 
+@app.command(name="evaluate")
+def evaluate_command(
+    *,
+    run: Path | None = None,
+    model: str | None = None,
+    weights: Path | None = None,
+    data: str | None = None,
+    threat: str | None = None,
+    attacks: str = "autoattack",
+    images: int = 1000,
+    classes: str | None = None,
+    resize: int | None = None,
+    out: Path | None = None,
+    folder: Path | None = None,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    checks: bool = True,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Measure how robust a model is: a run's last one, or any model of yours.
+
+    Prints a table, and writes evaluation.json and a page, index.html. Killed, it goes on when called again.
+
+    For example:
+
+    - `robal evaluate --run runs/dre --images 500`
+    - `robal evaluate --model my_networks:build --weights w.safetensors --data photos/ --threat linf:8/255`
+    - `robal evaluate --model LeNet5 --weights w.safetensors --data mnist --threat linf:0.3 --attacks pgd,monitor`
+    - `robal evaluate --run runs/dre --attacks '{name: PGD, steps: 50, restarts: 20}, {name: Square, queries: 20000}'`
+
+    Parameters
+    ----------
+    run
+        A run folder: its last model, its test images, its threat.
+    model
+        The function that builds your network (`module:function`), or one of robal's networks.
+    weights
+        A safetensors file of the network's tensors, or a run's model.safetensors.
+    data
+        What to evaluate on: a known data set (its test split), a folder of images by class, or an .npz file.
+    threat
+        What the adversary may do: `linf:8/255`, `l2:0.5`; else the run's.
+    attacks
+        Names, separated by commas, or YAML with settings. AutoAttack alone supports a claim.
+    images
+        How many images, the first ones; a claim needs at least 1,000.
+    classes
+        How many classes, or their names (`cat,dog`), where the images do not say.
+    resize
+        Height and width in pixels to resize the images to.
+    out
+        The folder to write to; else evaluation/ in the run's last round, or here.
+    folder
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    seed
+        Names the attacks' random streams.
+    device
+        Where the model runs.
+    checks
+        Look for masked gradients, and measure common corruptions.
+    json
+        Print the outcome as one JSON object, and nothing else, on standard output.
+    """
+    from robal.assessment import evaluate_files
+    from robal.progress import display, quiet
+    from robal.report import evaluation_page, evaluation_table
+
+    try:
+        with quiet() if json else display():
+            outcome, place = evaluate_files(
+                run=run,
+                model=model,
+                weights=weights,
+                data=data,
+                threat=threat,
+                attacks=attacks,
+                images=images,
+                classes=classes,
+                resize=resize,
+                out=out,
+                folder=folder,
+                seed=seed,
+                device=device,
+                checks=checks,
+            )
+    except KeyboardInterrupt:
+        print("\nStopped; nothing is lost. The same command goes on with AutoAttack where it was.", file=sys.stderr)
+        raise SystemExit(130) from None
+    page = evaluation_page(place)
+    if json:
+        print(json_module.dumps(outcome))
+        return
+    console = Console()
+    console.print(evaluation_table(outcome))
+    console.print(f"Evaluation: {page}", soft_wrap=True, markup=False)
+
+
 @app.command(name="presets")
 def presets_command(name: str | None = None) -> None:
     """List the published protocols, or print one as YAML.

@@ -43,17 +43,23 @@ def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
         write(place.path / "environment.json", json.dumps(environment(plan, data), indent=1) + "\n")
 
 
-def environment(plan: Plan, data: Data) -> dict[str, Any]:
-    """Versions, hardware, command and data of this process."""
+def surroundings(device: str) -> dict[str, Any]:
+    """Versions, hardware and command of this process; `device` as in a plan."""
     return {
         "versions": {"robal": __version__, "python": platform.python_version()} | _versions(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device_of(plan.device) == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device_of(device) == "cuda" else "cpu",
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "plan": digest(plan),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def environment(plan: Plan, data: Data) -> dict[str, Any]:
+    """Surroundings, plan and data of a run."""
+    return surroundings(plan.device) | {
+        "plan": digest(plan),
         "data": {
             "name": data.name,
             "about": data.about,

@@ -104,26 +104,31 @@ def select_from_files(
     method = read_component(Acquisition, acquisition, "acquisition")
     if threat is not None:
         method = with_threat(method, parse(threat))
-    network = Custom(model) if ":" in model and "{" not in model else read_component(Architecture, model, "model")
     dataset, names = read_images(images, folder, resize, classes)
     labels = known_labels(dataset, names, read_labels(labelled, names, dataset))
-    shape = (dataset.images.shape[1], dataset.images.shape[2], dataset.images.shape[3])
-
-    def built(saved: Path | None) -> nn.Module:
-        module = network(shape, len(names), 0)
-        if saved is not None:
-            load_weights(module, saved)
-        return channels_last(module.to(device_of(device)), shape).eval()
-
     pool = Pool(InMemory(dataset.images), labels, names)
-    candidates = Candidates(built(weights), pool, pool.candidates)
+    built = built_network(model, weights, dataset.images, len(names), device)
+    candidates = Candidates(built, pool, pool.candidates)
     if weights is not None:
         candidates = replace(candidates, snapshots=snapshots_of(weights))
     if "teacher" in needs_of(method):
         if teacher is None:
             raise InputError(f"{type(method).__name__} needs a standard model beside the robust one: give --teacher")
-        candidates = replace(candidates, teacher=built(teacher))
+        candidates = replace(candidates, teacher=built_network(model, teacher, dataset.images, len(names), device))
     return selection(method, candidates, n, seed, dataset)
+
+
+def built_network(name: str, weights: Path | None, images: Tensor, classes: int, device: str) -> nn.Module:
+    """A network by its name or `module:function`, with saved weights, in eval mode on the device, as in a plan.
+
+    Raises InputError and DataError as the network and `load_weights` do.
+    """
+    network = Custom(name) if ":" in name and "{" not in name else read_component(Architecture, name, "model")
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    module = network(shape, classes, 0)
+    if weights is not None:
+        load_weights(module, weights)
+    return channels_last(module.to(device_of(device)), shape).eval()
 
 
 def check_out(out: Path, images: str) -> None:

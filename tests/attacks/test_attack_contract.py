@@ -54,7 +54,7 @@ def labels_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def test_three_attacks_are_found_by_their_export() -> None:
-    assert set(EXPORTED) == {"AutoAttack", "FGSM", "PGD"}
+    assert set(EXPORTED) == {"APGD", "AutoAttack", "FGSM", "Monitor", "PGD", "Square"}
     assert set(ALIASES.values()) <= set(EXPORTED)
 
 
@@ -85,8 +85,9 @@ def test_the_result_lies_inside_the_threat_and_errs_more(attack: Attack, inputs:
     assert moved.max() <= 1
     with torch.no_grad():
         before, after = (F.cross_entropy(model(x), labels, reduction="none") for x in (inputs, moved))
-        assert (after > before).all()
-        assert (model(moved).argmax(1) != labels).any()
+        broken = model(moved).argmax(1) != labels
+        assert ((after > before) | broken).all()  # Square lowers the lead of the label, and looks at nothing else
+        assert broken.any()
 
 
 @pytest.mark.parametrize("mode", ["as found", "train", "eval"])

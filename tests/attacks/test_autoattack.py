@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robal.attacks import AutoAttack, perturb
+from robal.attacks.autoattack import Stage
 from robal.errors import InputError
 from robal.evaluation import under_attack
 from robal.seeds import generator
@@ -133,3 +134,33 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, object], messag
 
 def test_it_adds_no_handler_to_the_log() -> None:
     assert logging.getLogger("auto-attack").handlers == []
+
+
+def test_the_stages_are_the_attacks_in_their_order_with_the_targets_that_there_are() -> None:
+    stages = AutoAttack(threat=L2(0.5)).stages(5, seed=7)
+    assert [stage.name for stage in stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert {(stage.targets, stage.threat, stage.seed) for stage in stages} == {(4, L2(0.5), 7)}
+    assert [stage.name for stage in AutoAttack("reduced").stages(2, seed=0)] == ["apgd-ce", "fab-t", "square"]
+    assert {stage.targets for stage in AutoAttack("reduced").stages(2, seed=0)} == {1}
+    assert {stage.targets for stage in AutoAttack().stages(100, seed=0)} == {9}
+
+
+def test_an_image_costs_what_its_stages_cost() -> None:
+    """100 + 9 * 100 + 9 * 200 gradients and 5,000 queries, of which three cost as much as a gradient."""
+    assert AutoAttack().passes == 100 + 900 + 1800 + 1666
+    assert AutoAttack("reduced").passes == 100 + 1800 + 1666
+
+
+def test_a_stage_depends_on_its_seed_and_its_batch_alone(tiny_model: nn.Module, some: tuple[Tensor, Tensor]) -> None:
+    inputs, labels = some[0][4:12], some[1][4:12]
+    first = Stage("apgd-ce", Linf(0.1))(tiny_model, inputs, labels)
+    Stage("apgd-ce", Linf(0.2), seed=5)(tiny_model, inputs[:3], labels[:3])
+    torch.rand(10)
+    assert torch.equal(Stage("apgd-ce", Linf(0.1))(tiny_model, inputs, labels), first)
+    assert not torch.equal(Stage("apgd-ce", Linf(0.1), seed=1)(tiny_model, inputs, labels), first)
+
+
+def test_square_within_l2_needs_images_that_it_can_tile() -> None:
+    model, images, labels = certain(4)
+    with pytest.raises(InputError, match=r"Square within L2 needs images of at least 5 x 5; these are \[2, 2\]"):
+        Stage("square", L2(0.1), targets=3)(model, images, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -202,3 +203,51 @@ def test_the_twin_keeps_nothing_of_the_model_alive() -> None:
     assert weight() is None
     assert agree(convnet(), twin)
     assert agree(convnet(), copied)
+
+
+class Rounds(torch.autograd.Function):
+    """Rounding whose gradient is that of no rounding (straight through)."""
+
+    @staticmethod
+    def forward(context: Any, inputs: Tensor) -> Tensor:
+        return (inputs * 3).round() / 3
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class StraightThrough(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(Rounds.apply(inputs))
+
+
+class Hidden(nn.Module):
+    """Half of what it says hangs on no gradient."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            half = self.inner(inputs)
+        return half + self.inner(1 - inputs)
+
+
+@pytest.mark.parametrize("kind", [StraightThrough, Hidden])
+def test_a_model_with_gradients_of_its_own_is_attacked_itself(
+    kind: Any, lenet: nn.Module, unseen: tuple[Tensor, Tensor]
+) -> None:
+    model = kind(lenet).eval()
+    inputs, labels = unseen[0][:20], unseen[1][:20]
+    with crafting(model, inputs) as twin:
+        assert twin is model
+    attack = PGD(steps=5, random_start=False, threat=Linf(0.1))
+    moved = perturb(attack, model, inputs, labels, torch.Generator())
+    bare = attack(model, inputs, labels, torch.Generator())
+    torch.testing.assert_close(moved, bare)

@@ -2,12 +2,12 @@
 
 pyautoattack carries the official mathematics and checks nothing: it accepts pixels outside [0, 1], models in training
 mode, three classes (where the targeted DLR loss is undefined), and always nine targets. This wrapper refuses or sets
-each of these right, keeps the caller's random state, and attacks only images that still stand.
+each of these right, keeps the caller's random state, and attacks only images that still stand. Each of its four attacks
+is a `Stage`, a value that can be run alone: what a stage does to a batch depends on nothing that ran before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from robal.errors import InputError
 from robal.progress import track
 from robal.threats import L2, Linf, Threat
 
-_PARTS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "reduced": ("apgd-ce", "fab-t", "square")}
+_STAGES = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "reduced": ("apgd-ce", "fab-t", "square")}
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class AutoAttack:
     threat: Threat | None = None
 
     def __post_init__(self) -> None:
-        if self.version not in _PARTS:
-            raise InputError(f"AutoAttack's version is one of {', '.join(_PARTS)}; not {self.version!r}")
+        if self.version not in _STAGES:
+            raise InputError(f"AutoAttack's version is one of {', '.join(_STAGES)}; not {self.version!r}")
         if self.batch_size < 1:
             raise InputError(f"AutoAttack's batch_size must be positive; {self.batch_size} came")
 
@@ -56,61 +56,105 @@ class AutoAttack:
     @property
     def passes(self) -> int:
         """Gradient evaluations that an image which stands to the end costs, about: forward passes count a third."""
-        targeted = 900 if self.version == "standard" else 0
-        return 100 + targeted + 9 * 100 * 2 + 5000 // 3
+        return sum(Stage(name).passes for name in _STAGES[self.version])
 
-    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def stages(self, classes: int, seed: int) -> tuple[Stage, ...]:
+        """Its attacks in their order, for a model of so many classes; `seed` as pyautoattack takes it.
+
+        Raises:
+            InputError: for fewer than four classes with "standard", or a threat of another norm.
+
+        >>> [stage.targets for stage in AutoAttack().stages(5, seed=0)]
+        [4, 4, 4, 4]
+        """
         threat = self.threat or Linf()
         if not isinstance(threat, Linf | L2):
             raise InputError(f"AutoAttack knows the threats Linf and L2; not {threat}")
-        if model.training:
-            raise InputError("AutoAttack needs a model in eval mode; call it through `perturb`")
-        with torch.no_grad():
-            predicted = _predict(model, inputs, self.batch_size)
-            classes = model(inputs[:1]).shape[1]
         if self.version == "standard" and classes < 4:
             raise InputError(
                 f"AutoAttack standard needs at least 4 classes, because the targeted DLR loss is undefined below; "
                 f"this model has {classes}. Use {{name: AutoAttack, version: reduced}}"
             )
-        if threat.eps == 0:
-            return inputs
+        return tuple(Stage(name, threat, min(9, classes - 1), seed) for name in _STAGES[self.version])
+
+    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        if model.training:
+            raise InputError("AutoAttack needs a model in eval mode; call it through `perturb`")
+        with torch.no_grad():
+            predicted = torch.cat([model(part).argmax(1) for part in inputs.split(self.batch_size)])
+            classes = model(inputs[:1]).shape[1]
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
-        parts = _parts(self.version, model, threat, classes, seed, inputs.device)
+        stages = self.stages(classes, seed)
+        if stages[0].threat.eps == 0:
+            return inputs
         result = inputs.clone()
         standing = (predicted == labels).nonzero().flatten()
-        with torch.random.fork_rng(), torch.no_grad():
-            for name, attack in parts.items():
-                broken = []
-                for chunk in track(standing.split(self.batch_size), f"AutoAttack: {name}, {len(standing)} images"):
-                    moved = attack(inputs[chunk].clone(), labels[chunk].clone())
+        for stage in stages:
+            broken = []
+            for chunk in track(standing.split(self.batch_size), f"AutoAttack: {stage.name}, {len(standing)} images"):
+                if len(chunk) == 0:
+                    continue
+                moved = stage(model, inputs[chunk], labels[chunk])
+                with torch.no_grad():
                     wrong = model(moved).argmax(1) != labels[chunk]
-                    result[chunk[wrong]] = moved[wrong]
-                    broken.append(wrong)
-                if broken:
-                    standing = standing[~torch.cat(broken)]
+                result[chunk[wrong]] = moved[wrong]
+                broken.append(wrong)
+            if broken:
+                standing = standing[~torch.cat(broken)]
         return result
 
 
-def _parts(
-    version: str, model: nn.Module, threat: Threat, classes: int, seed: int, device: torch.device
-) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    norm = "Linf" if isinstance(threat, Linf) else "L2"
-    official = pyautoattack.AutoAttack(model, eps=threat.eps, norm=norm, seed=seed, device=device, version="standard")
-    official.apgd.loss = "ce"
-    official.fab.targeted = True
-    targets = min(9, classes - 1)
-    official.fab.n_target_classes = official.apgd_targeted.n_target_classes = targets
-    for attack in (official.apgd, official.apgd_targeted, official.fab, official.square):
-        attack.seed = seed
-    parts = {
-        "apgd-ce": official.apgd.perturb,
-        "apgd-t": official.apgd_targeted.perturb,
-        "fab-t": official.fab.perturb,
-        "square": official.square.perturb,
-    }
-    return {name: parts[name] for name in _PARTS[version]}
+@dataclass(frozen=True)
+class Stage:
+    """One of AutoAttack's attacks, as pyautoattack runs it on one batch: a function of its fields and the batch alone.
 
+    pyautoattack restarts its random streams from the same seed with every batch of every attack, so a stage needs no
+    other; the generator that the gate hands to every attack stays untouched.
 
-def _predict(model: nn.Module, inputs: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([model(part).argmax(1) for part in inputs.split(batch_size)])
+    Args:
+        name: "apgd-ce", "apgd-t", "fab-t" or "square".
+        threat: `Linf` or `L2`.
+        targets: classes that the targeted attacks aim at, at most K - 1.
+        seed: as pyautoattack takes it.
+
+    Raises:
+        InputError: for Square within L2 on images below 5 x 5, which it divides into a grid of 5 x 5 tiles.
+
+    Source: Croce and Hein, ICML 2020, arXiv 2003.01690.
+    """
+
+    name: str
+    threat: Threat = Linf()
+    targets: int = 9
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """As it is called in messages."""
+        return f"AutoAttack's {self.name}"
+
+    @property
+    def passes(self) -> int:
+        """Gradient evaluations that an image which stands costs, about: forward passes count a third."""
+        cost = {"apgd-ce": 100, "apgd-t": 100 * self.targets, "fab-t": 200 * self.targets, "square": 5000 // 3}
+        return cost[self.name]
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        norm = "Linf" if isinstance(self.threat, Linf) else "L2"
+        if self.name == "square" and norm == "L2" and min(inputs.shape[2:]) < 5:
+            raise InputError(f"Square within L2 needs images of at least 5 x 5; these are {list(inputs.shape[2:])}")
+        official = pyautoattack.AutoAttack(
+            model, eps=self.threat.eps, norm=norm, seed=self.seed, device=inputs.device, version="standard"
+        )
+        official.fab.targeted = True
+        official.fab.n_target_classes = official.apgd_targeted.n_target_classes = self.targets
+        attacks = {
+            "apgd-ce": official.apgd,
+            "apgd-t": official.apgd_targeted,
+            "fab-t": official.fab,
+            "square": official.square,
+        }
+        with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []), torch.no_grad():
+            return attacks[self.name].perturb(inputs.clone(), labels.clone()).detach()

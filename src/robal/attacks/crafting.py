@@ -51,14 +51,37 @@ def crafting(model: nn.Module, probe: Tensor) -> Iterator[nn.Module]:
         yield twin.module if _agree(model, twin.module, probe[:4]) else model
 
 
-@torch.no_grad()
 def _agree(model: nn.Module, twin: nn.Module, few: Tensor) -> bool:
-    wanted = model(few.clone())
-    try:
-        got = twin(few.clone())
-    except RuntimeError:  # the model's own code may not bear the other memory layout
+    """Whether both give the same logits and the same gradients.
+
+    Tracing follows what a forward pass computes, and loses a backward pass of its own (torch.autograd.Function) and a
+    no_grad inside: such a twin would be attacked with another gradient than the model has.
+    """
+    with torch.no_grad():
+        wanted = model(few.clone())
+        try:
+            got = twin(few.clone())
+        except RuntimeError:  # the model's own code may not bear the other memory layout
+            return False
+        if wanted.shape != got.shape or not torch.allclose(wanted, got, 1e-3, 1e-4):
+            return False
+    noise = torch.rand(few.shape, generator=torch.Generator().manual_seed(0)).to(few)
+    # With noise, because in flat regions maximum pooling may take either of two equal pixels.
+    ours, theirs = (_gradient(module, 0.5 * few + 0.5 * noise) for module in (model, twin))
+    if ours is None or theirs is None:
         return False
-    return wanted.shape == got.shape and torch.allclose(wanted, got, 1e-3, 1e-4)
+    return bool((ours - theirs).norm() <= 0.1 * ours.norm())
+
+
+def _gradient(module: nn.Module, inputs: Tensor) -> Tensor | None:
+    """Of a weighted sum of the logits with respect to the inputs; None where there is none."""
+    with torch.enable_grad():
+        leaf = inputs.detach().requires_grad_()
+        logits = module(leaf.clone())
+        if not logits.requires_grad:
+            return None
+        weights = torch.linspace(-1.0, 1.0, logits.shape[-1], device=logits.device, dtype=logits.dtype)
+        return torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)[0]
 
 
 def _twin_of(model: nn.Module) -> _Twin | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robal.attacks.apgd import likely_targets
 from robal.attacks.ascent import ascend
 from robal.errors import InputError
 from robal.threats import Linf, Threat
@@ -25,6 +27,8 @@ class PGD:
         random_start: begin at a random point of the ball; else at the image.
         restarts: how often; more restarts never raise robust accuracy.
         threat: None: the plan's; alone, Linf(8/255).
+        targets: n: each restart descends, one after the other, the cross-entropy of the n most likely wrong classes
+            (at most K - 1) instead of climbing the label's; 0: not targeted.
 
     Source: Madry et al., ICLR 2018, arXiv 1706.06083. DRE trains with 40 steps of 0.01
     at Linf 0.3 and evaluates with 50.
@@ -35,10 +39,13 @@ class PGD:
     random_start: bool = True
     restarts: int = 1
     threat: Threat | None = None
+    targets: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise InputError(f"PGD needs steps >= 1 and restarts >= 1; {self.steps} and {self.restarts} came")
+        if self.targets < 0:
+            raise InputError(f"PGD's targets are a number of wrong classes, 0 for none; {self.targets} came")
         if self.step_size is not None and self.step_size <= 0:
             raise InputError(f"PGD's step_size must be positive; {self.step_size} came")
         if self.restarts > 1 and not self.random_start:
@@ -47,12 +54,12 @@ class PGD:
     @property
     def label(self) -> str:
         """What its result is called in metrics and reports."""
-        return f"PGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        return f"PGD-{'T-' if self.targets else ''}{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     @property
     def passes(self) -> int:
         """Gradient evaluations an image costs."""
-        return self.steps * self.restarts
+        return self.steps * self.restarts * max(self.targets, 1)
 
     def __call__(
         self,
@@ -64,14 +71,14 @@ class PGD:
     ) -> Tensor:
         threat = self.threat or Linf()
         step_size = self.step_size or 2.5 * (threat.eps if eps is None else eps) / self.steps
-
-        def loss(moved: Tensor) -> Tensor:
-            return F.cross_entropy(model(moved), labels, reduction="none")
-
+        goals: list[Tensor | None] = [None]
+        if self.targets:
+            with torch.no_grad():
+                goals = list(likely_targets(model(inputs), labels, self.targets))
         worst, score = inputs, None
-        for _ in range(self.restarts):
+        for goal in goals * self.restarts:
             moved = ascend(
-                loss,
+                _loss(model, labels, goal),
                 inputs,
                 threat,
                 steps=self.steps,
@@ -79,7 +86,7 @@ class PGD:
                 eps=eps,
                 generator=generator if self.random_start else None,
             )
-            if self.restarts == 1:
+            if len(goals) * self.restarts == 1:
                 return moved
             logits = model(moved)
             # In double precision: beside 1e9, float32 cannot tell one loss from another.
@@ -88,3 +95,9 @@ class PGD:
             worst = torch.where(better.view(-1, 1, 1, 1), moved, worst)
             score = reached if score is None else torch.maximum(score, reached)
         return worst.detach()
+
+
+def _loss(model: nn.Module, labels: Tensor, goal: Tensor | None) -> Callable[[Tensor], Tensor]:
+    if goal is None:
+        return lambda moved: F.cross_entropy(model(moved), labels, reduction="none")
+    return lambda moved: -F.cross_entropy(model(moved), goal, reduction="none")

@@ -89,22 +89,28 @@ def view(record: RunRecord, drawings: Mapping[str, Drawing], index: int, prefix:
 
 def render(records: Sequence[RunRecord], drawn: Sequence[Mapping[str, Drawing]], shared: Sequence[Drawing]) -> str:
     """The page as one string; everything that comes from a run folder is escaped."""
-    source = resources.files("robal.report").joinpath("page.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["duration"] = words.duration
-    # "93.1 %" must not break before its unit
-    environment.filters["whole"] = lambda text: text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
     several = len(records) > 1
     runs = [
         view(record, drawings, index, f"run-{index + 1}-" if several else "")
         for index, (record, drawings) in enumerate(zip(records, drawn, strict=True))
     ]
     curves = [Markup(drawing.inline()) for drawing in shared]
-    page = environment.from_string(source)
-    return page.render(runs=runs, curves=curves, several=several, attacks=attacks_of(records)) + "\n"
+    return filled("page.html", runs=runs, curves=curves, several=several, attacks=attacks_of(records))
 
 
-def _write(path: Path, content: bytes) -> None:
+def filled(template: str, **values: Any) -> str:
+    """A template of this package with its values and the style sheet; what comes from files is escaped."""
+    ours = resources.files("robal.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["duration"] = words.duration
+    # "93.1 %" must not break before its unit
+    environment.filters["whole"] = lambda text: text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
+    page = environment.from_string(ours.joinpath(template).read_text("utf-8"))
+    return page.render(css=Markup(ours.joinpath("style.css").read_text("utf-8")), **values) + "\n"
+
+
+def store(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_bytes(content)
 
@@ -135,10 +141,10 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         for name, drawing in named.items():
-            _write(out / "figures" / f"{name}.svg", drawing.standalone.encode())
-            _write(out / "figures" / f"{name}.png", drawing.png)
-        _write(out / "table.csv", as_csv(records).encode())
-        _write(out / "index.html", page.encode())
+            store(out / "figures" / f"{name}.svg", drawing.standalone.encode())
+            store(out / "figures" / f"{name}.png", drawing.png)
+        store(out / "table.csv", as_csv(records).encode())
+        store(out / "index.html", page.encode())
     except OSError as error:
         raise RunFolderError(f"the report cannot be written to {out}: {error}") from error
     return out / "index.html"
