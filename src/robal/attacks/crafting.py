@@ -29,6 +29,7 @@ class _Twin:
     folded: list[tuple[str, str]]  # (convolution, the BatchNorm folded into it)
     tensors: list[str]  # parameters and buffers that are simply copied
     shapes: dict[str, torch.Size]  # of the model's tensors, by which a model whose layers changed is noticed
+    has_true_gradients: bool | None = None  # the model's; None until they were compared, which once is enough
 
 
 _twins: weakref.WeakKeyDictionary[nn.Module, _Twin | None] = weakref.WeakKeyDictionary()
@@ -48,11 +49,11 @@ def crafting(model: nn.Module, probe: Tensor) -> Iterator[nn.Module]:
             yield model
             return
         _refresh(twin, model)
-        yield twin.module if _agree(model, twin.module, probe[:4]) else model
+        yield twin.module if _agree(model, twin, probe[:4]) else model
 
 
-def _agree(model: nn.Module, twin: nn.Module, few: Tensor) -> bool:
-    """Whether both give the same logits and the same gradients.
+def _agree(model: nn.Module, twin: _Twin, few: Tensor) -> bool:
+    """Whether both give the same logits, with these weights, and the same gradients, with those of the first time.
 
     Tracing follows what a forward pass computes, and loses a backward pass of its own (torch.autograd.Function) and a
     no_grad inside: such a twin would be attacked with another gradient than the model has.
@@ -60,17 +61,20 @@ def _agree(model: nn.Module, twin: nn.Module, few: Tensor) -> bool:
     with torch.no_grad():
         wanted = model(few.clone())
         try:
-            got = twin(few.clone())
+            got = twin.module(few.clone())
         except RuntimeError:  # the model's own code may not bear the other memory layout
             return False
         if wanted.shape != got.shape or not torch.allclose(wanted, got, 1e-3, 1e-4):
             return False
+    if twin.has_true_gradients is not None:
+        return twin.has_true_gradients
     noise = torch.rand(few.shape, generator=torch.Generator().manual_seed(0)).to(few)
     # With noise, because in flat regions maximum pooling may take either of two equal pixels.
-    ours, theirs = (_gradient(module, 0.5 * few + 0.5 * noise) for module in (model, twin))
-    if ours is None or theirs is None:
-        return False
-    return bool((ours - theirs).norm() <= 0.1 * ours.norm())
+    ours, theirs = (_gradient(module, 0.5 * few + 0.5 * noise) for module in (model, twin.module))
+    same = ours is not None and theirs is not None and bool((ours - theirs).norm() <= 0.1 * ours.norm())
+    if not same or (theirs is not None and bool(theirs.any())):  # two gradients of zero prove nothing
+        twin.has_true_gradients = same
+    return same
 
 
 def _gradient(module: nn.Module, inputs: Tensor) -> Tensor | None:
