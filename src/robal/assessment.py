@@ -1,11 +1,12 @@
 """How robust a model is, in one place: attacks, certificates, classes, reliability and checks, as one JSON file.
 
-`robal evaluate` on any model; no run is needed. What is killed goes on where it was: each part is saved as it is done.
+`robal evaluate` on any model; no run is needed. AutoAttack, the long part, goes on after a kill where it was.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +92,9 @@ def assess(
     """
     if not attacks:
         raise InputError("an evaluation needs at least one attack, for example --attacks autoattack")
+    names = [name_of(attack, threat) for attack in attacks]
+    if len(set(names)) < len(names):
+        raise InputError(f"two attacks are called alike ({', '.join(names)}): evaluate them one at a time")
     folder.mkdir(parents=True, exist_ok=True)
     before = clean(model, inputs, labels)
     results = {
@@ -136,7 +140,8 @@ def assess(
         outcome["checks"] = [asdict(finding) for finding in findings]
         table = under_corruptions(model, inputs, labels, seed)
         outcome["corruptions"] = {"mean": mean_accuracy(table), "accuracy": table}
-    write(folder / "evaluation.json", json.dumps(outcome, indent=1) + "\n")
+    outcome = finite(outcome)
+    write(folder / "evaluation.json", json.dumps(outcome, indent=1, allow_nan=False) + "\n")
     return outcome
 
 
@@ -208,6 +213,19 @@ def sheet(
     contact_sheet(path, rows, torch.arange(60), words)
 
 
+def finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not know.
+
+    >>> finite({"a": [float("nan"), 1.0]})
+    {'a': [None, 1.0]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _certified(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat) -> tuple[Tensor, str]:
     """Who is certified, or nobody and the reason why nothing can be said."""
     nobody = torch.zeros(len(labels), dtype=torch.bool)
@@ -247,6 +265,8 @@ def evaluate_files(
     if (run is None) == (model is None):
         raise InputError("name a run (--run runs/mine) or a model (--model module:build --data photos/), one of them")
     methods = tuple(read_component(Attack, part, "attacks") for part in split_list(attacks))
+    if run is not None and (data, weights, classes, resize) != (None, None, None, None):
+        raise InputError("--run has its own data and weights; leave out --data, --weights, --classes and --resize")
     if run is not None:
         plan = plan_of(run, folder)
         source, inside = plan.data.load(), plan.threat if threat is None else parse(threat)
@@ -268,7 +288,10 @@ def evaluate_files(
         if dataset.test_images is not None and dataset.test_labels is not None:
             pixels, labels = dataset.test_images, dataset.test_labels
         known = labels >= 0
-        pixels, labels = pixels[known], labels[known]
+        kept = known.nonzero().flatten()
+        if dataset.test_images is None:  # files and arrays often lie class by class: the first are no sample
+            kept = kept[torch.randperm(len(kept), generator=generator(seed, "evaluate", "order"))]
+        pixels, labels = pixels[kept], labels[kept]
         if len(labels) == 0:
             raise InputError(f"{dataset.name} has no labelled image to evaluate on")
         if threat is None:
@@ -281,7 +304,7 @@ def evaluate_files(
         raise InputError(f"at least one image is evaluated; --images {images} came")
     methods = tuple(with_threat(method, inside) for method in methods)
     pixels, labels = pixels[:images], labels[:images]
-    about = what | {"images_of": len(known) if run is None else len(whole)} | surroundings(device)
+    about = what | {"images_of": len(kept) if run is None else len(whole)} | surroundings(device)
     return assess(built, pixels, labels, names, inside, methods, seed, place, about, checks), place
 
 

@@ -161,6 +161,24 @@ def test_without_an_attack_there_is_nothing_to_say(
         outcome_of(lenet, images, tmp_path)
 
 
+def test_images_that_lie_class_by_class_are_drawn_from_all(weights: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    labels = np.repeat(np.arange(10), 20)
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 28, 28)).astype("uint8")
+    np.savez(tmp_path / "sorted.npz", images=pixels, labels=labels)
+    outcome, _ = evaluate_files(
+        model="LeNet5", weights=Path(weights), data=str(tmp_path / "sorted.npz"), threat="linf:0.1", attacks="fgsm",
+        images=60, out=tmp_path / "out", checks=False,
+    )  # fmt: skip
+    assert min(outcome["per_class"]["images"]) > 0
+
+
+def test_two_attacks_of_one_name_are_refused(lenet: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="two attacks are called alike"):
+        outcome_of(lenet, images, tmp_path, PGD(threat=Linf(0.1)), PGD(step_size=0.1, threat=Linf(0.1)))
+
+
 # The command
 
 
@@ -211,6 +229,7 @@ def test_of_a_run_the_last_model_is_evaluated_on_its_test_images_inside_its_thre
         (["--model", "LeNet5", "--data", "digits", "--threat", "linf:0.1", "--attacks", "fgms"], "'fgms' is unknown"),
         (["--model", "LeNet5", "--data", "digits", "--threat", "linf:0.1", "--images", "0"], "at least one image"),
         (["--run", "nowhere"], "nowhere holds no run"),
+        (["--run", "nowhere", "--data", "digits"], "--run has its own data and weights"),
     ],
 )
 def test_a_mistake_is_one_sentence(
