@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robal.attacks import Attack, AutoAttack, DeepFool, perturb
+from robal.attacks import Attack, AutoAttack, DeepFool
 from robal.errors import InputError
-from robal.evaluation import clean, predict
+from robal.evaluation import broken_by, clean, predict
 from robal.evaluation.certified import certified, sandwich
 from robal.evaluation.checks import check_defence
 from robal.evaluation.classwise import classwise, confusion
@@ -98,14 +98,15 @@ def assess(
     folder.mkdir(parents=True, exist_ok=True)
     before = clean(model, inputs, labels)
     results = {
-        name_of(attack, threat): attacked(model, inputs, labels, attack, seed, folder, before.correct)
-        for attack in attacks
+        name: attacked(model, inputs, labels, attack, seed, folder, before.correct)
+        for name, attack in zip(names, attacks, strict=True)
     }
     standing = {name: result.standing for name, result in results.items()}
     proved, why = _certified(model, inputs, labels, threat)
     verdict = sandwich(proved, standing, before.correct)
     worst_name = min(results, key=lambda name: int(standing[name].sum()))
     worst = results[worst_name]
+    said = {"clean": probabilities(model, inputs), "adversarial": probabilities(model, worst.adversaries)}
     outcome: dict[str, Any] = {
         "about": about
         | {"threat": str(threat), "eps": threat.eps, "seed": seed, "images": len(labels), "classes": list(classes)},
@@ -123,14 +124,8 @@ def assess(
         "certified": {"accuracy": float(proved.double().mean()) if not why else None, "note": why},
         "sandwich": {"holds": verdict.holds, "text": str(verdict)},
         "per_class": asdict(classwise(before.correct, verdict.worst_case, labels, len(classes), seed=seed)),
-        "confusion": {
-            "clean": confusion(labels, predict(model, inputs), len(classes)).tolist(),
-            "adversarial": confusion(labels, predict(model, worst.adversaries), len(classes)).tolist(),
-        },
-        "reliability": {
-            "clean": asdict(reliability(probabilities(model, inputs), labels)),
-            "adversarial": asdict(reliability(probabilities(model, worst.adversaries), labels)),
-        },
+        "confusion": {name: confusion(labels, probs.argmax(1), len(classes)).tolist() for name, probs in said.items()},
+        "reliability": {name: asdict(reliability(probs, labels)) for name, probs in said.items()},
         "curve": curve(model, inputs, labels, threat),
     }
     sheet(folder / "broken.png", inputs, worst, before.correct, labels, classes, model)
@@ -158,20 +153,14 @@ def attacked(
         if ledger.adversaries is not None:
             moved[ledger.broken] = ledger.adversaries
         stages = {
-            name: {"broken": float(ledger.counts[name]), "seconds": seconds}
+            name: {"broken": ledger.counts[name], "seconds": seconds}
             for name, seconds in zip(ledger.stages, ledger.seconds, strict=True)
         }
         return Attacked(ledger.verdicts.correct, moved, sum(ledger.seconds), stages)
-    device = next(model.parameters()).device
     standing = correct.clone()
-    for number, chunk in enumerate(track(correct.nonzero().flatten().split(250), attack.label)):
-        if len(chunk) == 0:
-            continue
-        noise = generator(seed, "attack", attack.label, number)
-        points = perturb(attack, model, unit(inputs[chunk].to(device)), labels[chunk].to(device), noise).cpu()
-        wrong = predict(model, points) != labels[chunk]
-        standing[chunk] = ~wrong
-        moved[chunk[wrong]] = points[wrong]
+    for broken, points in broken_by(model, inputs, labels, correct, attack, seed):
+        standing[broken] = False
+        moved[broken] = points
     return Attacked(standing, moved, time.perf_counter() - started, {})
 
 
@@ -264,48 +253,77 @@ def evaluate_files(
     """
     if (run is None) == (model is None):
         raise InputError("name a run (--run runs/mine) or a model (--model module:build --data photos/), one of them")
-    methods = tuple(read_component(Attack, part, "attacks") for part in split_list(attacks))
-    if run is not None and (data, weights, classes, resize) != (None, None, None, None):
-        raise InputError("--run has its own data and weights; leave out --data, --weights, --classes and --resize")
-    if run is not None:
-        plan = plan_of(run, folder)
-        source, inside = plan.data.load(), plan.threat if threat is None else parse(threat)
-        history = RunFolder(run).history()
-        if not history or source.test is None:
-            lacking = "finished no round yet" if not history else "has no test images"
-            raise InputError(f"{run} {lacking}, so there is nothing to evaluate")
-        place = RunFolder(run).round(len(history) - 1)
-        built = Trained.load(place / "model.safetensors", initial(replace(plan, device=device), source).model).model
-        whole = torch.arange(len(source.test))
-        pixels, labels, names = source.test.images.at_rest(whole), source.test.labels, source.classes
-        what = {"model": f"{run}, round {len(history) - 1}", "data": source.about}
-        place = out or place / "evaluation"
-    else:
-        if data is None:
-            raise InputError("say what to evaluate on: --data mnist, a folder of images by class, or an .npz file")
-        dataset, names = read_images(data, folder, resize, classes)
-        pixels, labels = dataset.images, dataset.labels
-        if dataset.test_images is not None and dataset.test_labels is not None:
-            pixels, labels = dataset.test_images, dataset.test_labels
-        known = labels >= 0
-        kept = known.nonzero().flatten()
-        if dataset.test_images is None:  # files and arrays often lie class by class: the first are no sample
-            kept = kept[torch.randperm(len(kept), generator=generator(seed, "evaluate", "order"))]
-        pixels, labels = pixels[kept], labels[kept]
-        if len(labels) == 0:
-            raise InputError(f"{dataset.name} has no labelled image to evaluate on")
-        if threat is None:
-            raise InputError("say what the adversary may do: --threat linf:8/255, or l2:0.5")
-        inside = parse(threat)
-        built = built_network(str(model), weights, pixels, len(names), device)
-        what = {"model": str(model), "weights": str(weights or ""), "data": dataset.name}
-        place = out or Path("evaluation")
     if images < 1:
         raise InputError(f"at least one image is evaluated; --images {images} came")
+    methods = tuple(read_component(Attack, part, "attacks") for part in split_list(attacks))
+    if run is not None:
+        if (data, weights, classes, resize) != (None, None, None, None):
+            raise InputError("--run has its own data and weights; leave out --data, --weights, --classes and --resize")
+        subject = of_run(run, folder, device)
+    else:
+        subject = of_model(str(model), weights, data, folder, resize, classes, seed, device)
+    inside = subject.threat if threat is None else parse(threat)
+    if inside is None:
+        raise InputError("say what the adversary may do: --threat linf:8/255, or l2:0.5")
     methods = tuple(with_threat(method, inside) for method in methods)
-    pixels, labels = pixels[:images], labels[:images]
-    about = what | {"images_of": len(kept) if run is None else len(whole)} | surroundings(device)
-    return assess(built, pixels, labels, names, inside, methods, seed, place, about, checks), place
+    about = subject.about | {"images_of": len(subject.labels)} | surroundings(device)
+    place = out or subject.place
+    pixels, labels = subject.pixels[:images], subject.labels[:images]
+    return assess(subject.model, pixels, labels, subject.classes, inside, methods, seed, place, about, checks), place
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated: a model and images with labels; the threat where a run names one; where the result goes."""
+
+    model: nn.Module
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+    place: Path
+    threat: Threat | None = None
+
+
+def of_run(run: Path, folder: Path | None, device: Device) -> Subject:
+    """A run's last model, its test images, its threat."""
+    plan = plan_of(run, folder)
+    source, history = plan.data.load(), RunFolder(run).history()
+    if not history or source.test is None:
+        lacking = "finished no round yet" if not history else "has no test images"
+        raise InputError(f"{run} {lacking}, so there is nothing to evaluate")
+    last = RunFolder(run).round(len(history) - 1)
+    model = Trained.load(last / "model.safetensors", initial(replace(plan, device=device), source).model).model
+    pixels = source.test.images.at_rest(torch.arange(len(source.test)))
+    about = {"model": f"{run}, round {len(history) - 1}", "data": source.about}
+    return Subject(model, pixels, source.test.labels, source.classes, about, last / "evaluation", plan.threat)
+
+
+def of_model(
+    model: str,
+    weights: Path | None,
+    data: str | None,
+    folder: Path | None,
+    resize: int | None,
+    classes: str | None,
+    seed: int,
+    device: Device,
+) -> Subject:
+    """Any model, on a data set's test split; where there is none, on all labelled images in random order."""
+    if data is None:
+        raise InputError("say what to evaluate on: --data mnist, a folder of images by class, or an .npz file")
+    dataset, names = read_images(data, folder, resize, classes)
+    if dataset.test_images is not None and dataset.test_labels is not None:
+        pixels, labels = dataset.test_images, dataset.test_labels
+    else:  # files and arrays often lie class by class: the first are no sample
+        kept = (dataset.labels >= 0).nonzero().flatten()
+        kept = kept[torch.randperm(len(kept), generator=generator(seed, "evaluate", "order"))]
+        pixels, labels = dataset.images[kept], dataset.labels[kept]
+    if len(labels) == 0:
+        raise InputError(f"{dataset.name} has no labelled image to evaluate on")
+    built = built_network(model, weights, pixels, len(names), device)
+    about = {"model": model, "weights": str(weights or ""), "data": dataset.name}
+    return Subject(built, pixels, labels, names, about, Path("evaluation"))
 
 
 def split_list(text: str) -> list[str]:

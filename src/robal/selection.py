@@ -164,11 +164,10 @@ def read_images(
         if len(set(names)) < max(len(names), 2):
             raise InputError(f"--classes names at least two classes, each once; {said!r} came")
     root = Path(images).expanduser()
-    if names and root.is_dir():
-        subfolders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"}
-        dataset = load_folder(
-            root, resize=resize, classes=names if subfolders <= set(names) else None, labelled=subfolders <= set(names)
-        )
+    if names and root.is_dir() and not ((root / "train").is_dir() and (root / "test").is_dir()):
+        inside = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"}
+        by_class = inside <= set(names)
+        dataset = load_folder(root, resize=resize, classes=names if by_class else None, labelled=by_class)
     else:
         dataset = load(images, folder, resize=resize)
     if not (names or dataset.classes):

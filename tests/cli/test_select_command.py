@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robal.acquisition import DRE, MaxEntropy, select
 from robal.networks import LeNet5
+from robal.selection import read_images
 from robal.training import Trained
 
 FACTORY = """
@@ -290,6 +291,17 @@ def test_folders_that_are_no_classes_hold_images_without_labels(
         "camera 2/c.png",
         "d.png",
     }
+
+
+def test_a_folder_of_train_and_test_keeps_its_classes_when_they_are_named(
+    tmp_path: Path, digits: tuple[Tensor, Tensor]
+) -> None:
+    photos(tmp_path / "photos", digits, ["train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png"])
+    dataset, names = read_images(str(tmp_path / "photos"), None, None, "cat,dog")
+    assert names == ("cat", "dog")
+    assert len(dataset) == 2
+    assert dataset.test_labels is not None
+    assert dataset.test_labels.tolist() == [0, 1]
 
 
 def test_labels_of_a_partly_labelled_data_set_stay_whatever_classes_are_named(robal: Any, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class TypiClust:
 def on_the_sphere(candidates: Candidates) -> tuple[Tensor, Tensor]:
     """Embeddings of the candidates, [M, d], and of the labelled images, [L, d], of length 1 and then centred.
 
-    Distances do not change by it, and float32 products of rows that lie close together keep their digits.
+    Centring changes no distance, and float32 products of rows that lie close together keep their digits.
     """
     embeddings, labelled = F.normalize(candidates.embeddings), F.normalize(candidates.labelled.embeddings)
     middle = embeddings.mean(0, dtype=torch.float64).float()

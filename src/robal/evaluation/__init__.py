@@ -1,6 +1,6 @@
 """Evaluation: accuracy clean and under attack, certificates, classes, reliability, and checks of the defence."""
 
-from robal.evaluation.accuracy import Verdicts, clean, predict, seconds_needed, under_attack
+from robal.evaluation.accuracy import Verdicts, broken_by, clean, predict, seconds_needed, under_attack
 from robal.evaluation.certified import Sandwich, certified, linear_radius, sandwich
 from robal.evaluation.checks import check_defence
 from robal.evaluation.classwise import Classwise, classwise, confusion
@@ -18,6 +18,7 @@ __all__ = [
     "Reliability",
     "Sandwich",
     "Verdicts",
+    "broken_by",
     "certified",
     "check_defence",
     "classwise",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,16 +97,36 @@ def under_attack(
         what: a title for the progress bar; None: the attack's label.
     """
     before = clean(model, inputs, labels)
-    device = next(model.parameters()).device
     correct = before.correct.clone()
+    for broken, _ in broken_by(model, inputs, labels, before.correct, attack, seed, batch_size=batch_size, what=what):
+        correct[broken] = False
+    return Verdicts(correct, labels, before.classes)
+
+
+def broken_by(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    correct: Tensor,
+    attack: Attack,
+    seed: int,
+    *,
+    batch_size: int | None = None,
+    what: str | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attack the images that are right, batch by batch: the positions that broke, [B] int64, and their adversaries.
+
+    Arguments as in `under_attack`; `correct`, [N] bool, says which images are right. Both come on the CPU.
+    """
+    device = next(model.parameters()).device
     chunks = correct.nonzero().flatten().split(batch_size or getattr(attack, "batch_size", 250))
     for number, chunk in enumerate(track(chunks, what or attack.label)):
         if len(chunk) == 0:
             continue
         noise = generator(seed, "attack", attack.label, number)
         moved = perturb(attack, model, unit(inputs[chunk].to(device)), labels[chunk].to(device), noise)
-        correct[chunk] = predict(model, moved) == labels[chunk]
-    return Verdicts(correct, labels, before.classes)
+        wrong = predict(model, moved) != labels[chunk]
+        yield chunk[wrong], moved[wrong.to(device)].cpu()
 
 
 def seconds_needed(model: nn.Module, inputs: Tensor, labels: Tensor, attacks: Sequence[Attack]) -> dict[str, float]:
