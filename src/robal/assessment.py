@@ -34,7 +34,7 @@ from robal.plans import read_component
 from robal.progress import track
 from robal.records import contact_sheet, plan_of, surroundings
 from robal.seeds import generator
-from robal.selection import built_network, read_images
+from robal.selection import built_network, read_images, renumbered
 from robal.threats import L2, Linf, Threat, parse, with_threat
 from robal.training import Trained
 
@@ -321,6 +321,7 @@ def of_model(
         pixels, labels = dataset.images[kept], dataset.labels[kept]
     if len(labels) == 0:
         raise InputError(f"{dataset.name} has no labelled image to evaluate on")
+    labels = renumbered(labels, dataset, names)
     built = built_network(model, weights, pixels, len(names), device)
     about = {"model": model, "weights": str(weights or ""), "data": dataset.name}
     return Subject(built, pixels, labels, names, about, Path("evaluation"))

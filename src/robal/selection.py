@@ -198,16 +198,23 @@ def known_labels(dataset: Dataset, classes: tuple[str, ...], given: dict[int, in
     """
     labels = torch.full((len(dataset),), UNLABELLED)
     if bool((dataset.labels < 0).any()) and bool((dataset.labels >= 0).any()):
-        strange = [name for name in dataset.classes if name not in classes]
-        if strange:
-            raise InputError(
-                f"{dataset.name} has images labelled {strange[0]!r}, which is none of {', '.join(classes)}"
-            )
-        place = torch.tensor([classes.index(name) for name in dataset.classes])
-        labels = torch.where(dataset.labels >= 0, place[dataset.labels.clamp_min(0)], UNLABELLED)
+        labels = renumbered(dataset.labels, dataset, classes)
     for index, label in given.items():
         labels[index] = label
     return labels
+
+
+def renumbered(labels: Tensor, dataset: Dataset, classes: tuple[str, ...]) -> Tensor:
+    """Labels of the data set, positions in its own classes, as positions in `classes`; -1 stays.
+
+    Raises:
+        InputError: for a class of the data set that is not among `classes`.
+    """
+    strange = [name for name in dataset.classes if name not in classes]
+    if strange:
+        raise InputError(f"{dataset.name} has images labelled {strange[0]!r}, which is none of {', '.join(classes)}")
+    place = torch.tensor([classes.index(name) for name in dataset.classes])
+    return torch.where(labels >= 0, place[labels.clamp_min(0)], UNLABELLED)
 
 
 def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Dataset) -> dict[int, int]:

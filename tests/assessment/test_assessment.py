@@ -174,6 +174,21 @@ def test_images_that_lie_class_by_class_are_drawn_from_all(weights: str, tmp_pat
     assert min(outcome["per_class"]["images"]) > 0
 
 
+def test_classes_named_in_another_order_keep_their_images(
+    weights: str, lenet: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    """The first class named is the model's class 0, wherever it stands in the data set's own order."""
+    import numpy as np
+
+    letters = np.array(list("jihgfedcba"))[digits[1][:200].numpy()]  # digit 0 is called j
+    np.savez(tmp_path / "named.npz", images=digits[0][:200, 0].numpy(), labels=letters)
+    outcome, _ = evaluate_files(
+        model="LeNet5", weights=Path(weights), data=str(tmp_path / "named.npz"), threat="linf:0.1", attacks="fgsm",
+        classes="j,i,h,g,f,e,d,c,b,a", out=tmp_path / "out", checks=False,
+    )  # fmt: skip
+    assert outcome["clean"] == clean(lenet, digits[0][:200], digits[1][:200]).accuracy > 0.8
+
+
 def test_two_attacks_of_one_name_are_refused(lenet: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two attacks are called alike"):
         outcome_of(lenet, images, tmp_path, PGD(threat=Linf(0.1)), PGD(step_size=0.1, threat=Linf(0.1)))
