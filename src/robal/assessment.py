@@ -29,6 +29,7 @@ from robal.files import write
 from robal.folder import RunFolder
 from robal.images import InMemory, unit
 from robal.loop import initial
+from robal.networks import home_of
 from robal.plan import name_of
 from robal.plans import read_component
 from robal.progress import track
@@ -167,7 +168,7 @@ def attacked(
 def curve(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, most: int = 500) -> dict[str, Any]:
     """Accuracy against ε by DeepFool's distances, in the threat's norm: an upper bound, cheap, for the shape alone."""
     images, labels = unit(inputs[:most]), labels[:most]
-    device = next(model.parameters()).device
+    device = home_of(model)
     deepfool = DeepFool("l2" if isinstance(threat, L2) else "linf")
     parts = track(images.split(128), "accuracy against eps")
     distance = torch.cat([deepfool(model, part.to(device)).distance.cpu() for part in parts])

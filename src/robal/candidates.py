@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robal.engines import Engine, Local, TileFunction
 from robal.errors import ContractError, InputError
 from robal.images import Images
-from robal.networks import check_logits, embedding_layer, forward_with_embeddings, frozen
+from robal.networks import check_logits, embedding_layer, forward_with_embeddings, frozen, home_of
 from robal.pool import Pool
 
 
@@ -38,7 +38,7 @@ def ask(model: nn.Module, images: Images, indices: Tensor) -> Tensor:
     """The model's logits, [B, C], for a few images. Raises InputError where it does not take them, or gives no rows."""
     if not isinstance(model, nn.Module):
         raise InputError(f"a model is a torch.nn.Module; this is a {type(model).__name__}")
-    device = next((part.device for part in model.parameters()), torch.device("cpu"))
+    device = home_of(model)
     batch = images.batch(indices, device)
     with frozen(model), torch.no_grad():
         try:

@@ -169,3 +169,22 @@ def test_the_time_that_attacks_need_is_positive_and_grows_with_their_cost(lenet:
     assert set(needed) == {"PGD-10", "PGD-50"}
     assert needed["PGD-10"] > 0
     assert needed["PGD-50"] == pytest.approx(5 * needed["PGD-10"])
+
+
+class Brighter(nn.Module):
+    """Without any parameter: which pixel is brighter."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1) * 3
+
+
+def test_a_model_without_parameters_is_measured_as_any_other() -> None:
+    inputs, labels = IMAGES[:4], torch.tensor([0, 0, 1, 1])
+    assert clean(Brighter(), inputs, labels).accuracy == 1.0
+    assert under_attack(Brighter(), inputs, labels, FGSM(threat=Linf(0.15)), seed=0).correct.tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert list(seconds_needed(Brighter(), inputs, labels, [PGD()])) == ["PGD-40"]

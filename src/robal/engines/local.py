@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robal.errors import ContractError, InputError
-from robal.networks import frozen
+from robal.networks import frozen, home_of
 from robal.progress import track
 from robal.seeds import generator
 
@@ -61,7 +61,7 @@ class Local:
         Returns:
             {name: [M, ...]} on the CPU.
         """
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        device = home_of(model)
         results: dict[str, Tensor] = {}
         with frozen(model), torch.no_grad():
             starts = range(0, max(len(indices), 1), self.tile)

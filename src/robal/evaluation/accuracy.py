@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robal.attacks import Attack, perturb
 from robal.errors import InputError
 from robal.images import check_pixels, unit
-from robal.networks import check_logits, frozen
+from robal.networks import check_logits, frozen, home_of
 from robal.pool import check_labels
 from robal.progress import track
 from robal.seeds import generator
@@ -50,7 +50,7 @@ class Verdicts:
 def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
     """[N] int64: the model's classes for [N, C, H, W], uint8 or float32 in [0, 1]; the model as it was afterwards."""
     with frozen(model), torch.no_grad():
-        device = next(model.parameters()).device
+        device = home_of(model)
         parts = [model(unit(part.to(device))).argmax(1).cpu() for part in inputs.split(batch_size)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
@@ -70,7 +70,7 @@ def clean(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 25
     if labels.shape != inputs.shape[:1]:
         raise InputError(f"{len(inputs)} images came with labels of shape {list(labels.shape)}")
     with frozen(model), torch.no_grad():
-        classes = check_logits(model(unit(inputs[:2].to(next(model.parameters()).device)))).shape[1]
+        classes = check_logits(model(unit(inputs[:2].to(home_of(model))))).shape[1]
     check_labels(labels, classes)
     return Verdicts(predict(model, inputs, batch_size) == labels, labels, classes)
 
@@ -118,7 +118,7 @@ def broken_by(
 
     Arguments as in `under_attack`; `correct`, [N] bool, says which images are right. Both come on the CPU.
     """
-    device = next(model.parameters()).device
+    device = home_of(model)
     chunks = correct.nonzero().flatten().split(batch_size or getattr(attack, "batch_size", 250))
     for number, chunk in enumerate(track(chunks, what or attack.label)):
         if len(chunk) == 0:
@@ -136,7 +136,7 @@ def seconds_needed(model: nn.Module, inputs: Tensor, labels: Tensor, attacks: Se
     """
     few = min(len(inputs), 100)
     started = time.perf_counter()
-    model_device = next(model.parameters()).device
+    model_device = home_of(model)
     with frozen(model):
         moved = unit(inputs[:few].to(model_device)).requires_grad_()
         loss = nn.functional.cross_entropy(model(moved), labels[:few].to(model_device))

@@ -14,7 +14,7 @@ from robal.errors import ContractError, InputError
 from robal.evaluation.accuracy import clean
 from robal.evaluation.intervals import interval_bounds, is_affine
 from robal.images import unit
-from robal.networks import frozen
+from robal.networks import frozen, home_of
 from robal.progress import track
 from robal.threats import Linf
 
@@ -56,7 +56,7 @@ def certified(model: nn.Module, inputs: Tensor, labels: Tensor, eps: float, batc
     if batch_size < 1:
         raise InputError(f"batch_size must be positive; {batch_size} came")
     standing = clean(model, inputs, labels).correct
-    device = next(model.parameters()).device
+    device = home_of(model)
     with frozen(model), torch.no_grad():
         _check_reading(model, unit(inputs[:2].to(device)))
         if eps == 0:  # the box is the image, on which the model itself has the last word
@@ -104,7 +104,7 @@ def linear_radius(model: nn.Module, inputs: Tensor, labels: Tensor, norm: Norm =
     if not is_affine(model):
         raise InputError("linear_radius needs an affine model, and this one has ReLU or maximum pooling: use certified")
     right = clean(model, inputs, labels).correct
-    device = next(model.parameters()).device
+    device = home_of(model)
     with frozen(model):
         _check_reading(model, unit(inputs[:2].to(device)))
         weight, bias = (part.cpu() for part in _affine_map(model, unit(inputs[:1].to(device)).double()))

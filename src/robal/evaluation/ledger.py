@@ -24,6 +24,7 @@ from robal.errors import InputError, RunFolderError
 from robal.evaluation.accuracy import Verdicts, clean, predict
 from robal.files import whole
 from robal.images import unit
+from robal.networks import home_of
 from robal.progress import track
 from robal.seeds import generator
 from robal.threats import Linf
@@ -174,7 +175,7 @@ def evaluate_autoattack(
             ledger = _same(load_ledger(path), ledger, path)
         else:
             save_ledger(ledger, path)  # so that a place that cannot be written is found out before the work
-    device = next(model.parameters()).device
+    device = home_of(model)
     untouched = generator(seed, "a stage has a seed of its own")
     for number, stage in enumerate(stages):
         batches, done = ledger.batches(number), ledger.finished[number]

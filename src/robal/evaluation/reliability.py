@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robal.errors import InputError
 from robal.images import check_pixels, unit
-from robal.networks import check_logits, frozen
+from robal.networks import check_logits, frozen, home_of
 from robal.pool import check_labels
 from robal.scores.uncertainty import check_probs, entropy
 
@@ -82,7 +82,7 @@ def probabilities(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Te
         raise InputError("there is no image to ask the model about")
     check_pixels(inputs)
     with frozen(model), torch.no_grad():
-        device = next(model.parameters()).device
+        device = home_of(model)
         logits = [check_logits(model(unit(part.to(device)))).cpu() for part in inputs.split(batch_size)]
     return torch.cat(logits).double().softmax(1)
 

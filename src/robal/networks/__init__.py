@@ -4,7 +4,7 @@ from robal.networks.building import Architecture
 from robal.networks.custom import Custom, load_weights
 from robal.networks.dropout import DropoutPasses, dropout_places
 from robal.networks.features import embedding_layer, forward_with_embeddings
-from robal.networks.layout import channels_last
+from robal.networks.layout import channels_last, home_of
 from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
 from robal.networks.logits import check_logits
 from robal.networks.modes import dropout_layers, frozen, mc_dropout
@@ -33,6 +33,7 @@ __all__ = [
     "embedding_layer",
     "forward_with_embeddings",
     "frozen",
+    "home_of",
     "load_weights",
     "mc_dropout",
 ]

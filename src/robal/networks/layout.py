@@ -1,4 +1,4 @@
-"""The memory layout in which convolutions run fastest."""
+"""Where a model lives, and the memory layout in which convolutions run fastest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from torch import nn
 from robal.networks.modes import frozen
 
 
+def home_of(model: nn.Module) -> torch.device:
+    """The device of a model's first tensor; the CPU for a model without any."""
+    return next((part.device for part in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
 def channels_last(model: nn.Module, shape: Sequence[int] = ()) -> nn.Module:
     """The model itself, its convolution weights laid out [K, H, W, C] in memory: twice as fast on a CPU.
 
@@ -18,10 +23,9 @@ def channels_last(model: nn.Module, shape: Sequence[int] = ()) -> nn.Module:
     """
     laid_out: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if shape:
-        device = next((part.device for part in model.parameters()), torch.device("cpu"))
         with frozen(model), torch.no_grad():
             try:
-                laid_out(torch.zeros(2, *shape, device=device))
+                laid_out(torch.zeros(2, *shape, device=home_of(model)))
             except RuntimeError:
                 laid_out = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return laid_out

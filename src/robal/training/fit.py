@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robal.errors import ContractError, InputError
 from robal.images import unit
-from robal.networks import channels_last
+from robal.networks import channels_last, home_of
 from robal.objectives import Batch
 from robal.pool import Examples
 from robal.progress import track
@@ -68,7 +68,7 @@ def fit(
         raise InputError(f"training needs at least two examples; {len(examples)} came")
     if recipe.keep == "best" and monitor is None:
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
-    device = next(previous.model.parameters()).device
+    device = home_of(previous.model)
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     companion = copy.deepcopy(previous.companion)
     if companion is None:
