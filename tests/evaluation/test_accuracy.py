@@ -187,4 +187,4 @@ def test_a_model_without_parameters_is_measured_as_any_other() -> None:
         True,
         True,
     ]
-    assert list(seconds_needed(Brighter(), inputs, labels, [PGD()])) == ["PGD-40"]
+    assert list(seconds_needed(Brighter(), inputs, labels, [PGD()])) == ["PGD-10"]
