@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from robal.objectives import Adversarial, Natural, Trades
     from robal.plan import Evaluation, Plan, Source, Start, Validation
     from robal.pool import Pool
-    from robal.threats import L2, Linf
+    from robal.threats import L1, L2, Linf
     from robal.training import Recipe, fit
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "DRE",
     "EGL",
     "FGSM",
+    "L1",
     "L2",
     "MCP",
     "PGD",

@@ -239,6 +239,32 @@ class Hidden(nn.Module):
         return half + self.inner(1 - inputs)
 
 
+class Switched(nn.Module):
+    """Says the same whatever `hides_its_gradient` is; the gradient is another."""
+
+    hides_its_gradient = False
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        half = inputs / 2
+        return self.inner(half + (half.detach() if self.hides_its_gradient else half))
+
+
+def test_a_model_that_hides_its_gradient_later_is_attacked_itself_from_then_on() -> None:
+    model = Switched(convnet()).eval()
+    with crafting(model, PROBE) as twin:
+        assert twin is not model
+    model.hides_its_gradient = True
+    with crafting(model, PROBE) as seen:
+        assert seen is model
+    model.hides_its_gradient = False
+    with crafting(model, PROBE) as twin:
+        assert twin is not model
+
+
 @pytest.mark.parametrize("kind", [StraightThrough, Hidden])
 def test_a_model_with_gradients_of_its_own_is_attacked_itself(
     kind: Any, lenet: nn.Module, unseen: tuple[Tensor, Tensor]

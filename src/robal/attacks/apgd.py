@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robal.attacks.answers import classes_of
 from robal.errors import InputError
 from robal.threats import Linf, Threat
 
@@ -27,7 +28,8 @@ class APGD:
         z = P(x_k + η g(x_k)),    x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})).
 
     Images that are wrong already come back as they are. An image that is broken leaves the batch with the point that
-    broke it; one that stands to the end comes back as the point of highest loss.
+    broke it; one that stands to the end comes back as the point of highest loss. A point at which the model answers NaN
+    has broken its image.
 
     Args:
         loss: "ce" (cross-entropy); "dlr" (`dlr`, at least 3 classes); "targeted-dlr" (`targeted_dlr`, at least 4
@@ -44,6 +46,8 @@ class APGD:
     Differs from the paper, as the released code does: whether a step rose is asked of the points as they were visited,
     the first of them compared with a loss of 0. Differs from both: the start is uniform in the ball (the released code
     takes one on its surface), broken images leave at once, and all targets have had a climb before the second restart.
+    Inside `L1` it is this same ascent along that threat's sparse steps, and not the authors' L1-APGD (ICML 2021, arXiv
+    2103.01208), which adapts the sparsity too.
 
     Source: Croce and Hein, ICML 2020, arXiv 2003.01690, algorithm 1, equations 6 and 7.
     """
@@ -84,7 +88,7 @@ class APGD:
             )
         result = inputs.clone()
         highest = torch.full_like(labels, -torch.inf, dtype=logits.dtype)
-        standing = (logits.argmax(1) == labels).nonzero().flatten()
+        standing = (classes_of(logits) == labels).nonzero().flatten()
         for targets in self._climbs(logits, labels):
             if len(standing) == 0:
                 break
@@ -195,7 +199,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     tensor([-0.5000])
     """
     ordered = logits.topk(3, 1)[0]
-    return -_lead(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+    return -label_lead(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -230,11 +234,16 @@ def likely_targets(logits: Tensor, labels: Tensor, targets: int) -> Tensor:
 
 
 def clearly_wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    """[B] bool: another class leads the label by more than rounding, a hundred thousandth of the largest logit.
+    """[B] bool: another class leads the label by more than rounding, a hundred thousandth of the largest finite logit.
 
-    A point that is wrong by less may be right in another batch, or memory layout, and breaks nothing.
+    A point that is wrong by less may be right in another batch, or memory layout, and breaks nothing. One at which the
+    model answers NaN breaks its image: no class is named there.
+
+    >>> clearly_wrong(torch.tensor([[1.0, 2.0], [2.0, 1.0], [2.0, float("nan")]]), torch.tensor([0, 0, 0]))
+    tensor([ True, False,  True])
     """
-    return _lead(logits, labels) < -1e-5 * logits.abs().amax(1)
+    rounding = 1e-5 * logits.nan_to_num(0.0, 0.0, 0.0).abs().amax(1)
+    return (label_lead(logits, labels) < -rounding) | logits.isnan().any(1)
 
 
 def _loss_of(
@@ -259,7 +268,8 @@ def _ascent(
         points = points.detach().requires_grad_()
         heights, fell = loss(points, rows)
         (gradient,) = torch.autograd.grad(heights.sum(), points)
-    return heights.detach(), gradient, fell
+    # NaN is no height to climb from: where infinite logits give it, the climb goes back to its best point.
+    return heights.detach().nan_to_num(-torch.inf, torch.inf, -torch.inf), gradient.nan_to_num(), fell
 
 
 def _ahead(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -267,8 +277,8 @@ def _ahead(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return of_target - of_label
 
 
-def _lead(logits: Tensor, labels: Tensor) -> Tensor:
-    """[B]: by how much the label leads the best other class."""
+def label_lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B]: by how much the label leads the best other class, where [B, K] are the logits."""
     return -_ahead(logits, labels, likely_targets(logits.detach(), labels, 1)[0])
 
 

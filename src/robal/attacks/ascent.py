@@ -37,7 +37,8 @@ def ascend(
         start: [B, C, H, W], start there instead.
 
     Returns:
-        [B, C, H, W] float32 in [0, 1], inside the threat; no gradient attached. `inputs` are unchanged.
+        [B, C, H, W] float32 in [0, 1], inside the threat; no gradient attached. `inputs` are unchanged. An image that
+        meets a loss of NaN stays where it met it.
 
     Source: Madry et al., ICLR 2018, arXiv 1706.06083, section 2.1 (steps, projection, random start).
 
@@ -60,6 +61,8 @@ def ascend(
         with torch.enable_grad():
             moved = moved.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(moved).sum(), moved)
+        # Where the loss is NaN its gradient is too: as 0, it leaves the image at the point that the model fails at.
+        direction_up = threat.steepest(gradient.nan_to_num())
         # In place: on a CPU, memory for a fresh tensor costs more than the arithmetic.
-        moved = project(threat.steepest(gradient).mul_(step).add_(moved.detach()))
+        moved = project(direction_up.mul_(step).add_(moved.detach()))
     return moved.detach()

@@ -9,12 +9,15 @@ is a `Stage`, a value that can be run alone: what a stage does to a batch depend
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import pyautoattack
 import torch
 from torch import Tensor, nn
 
+from robal.attacks.answers import classes_of
+from robal.attacks.square import margins
 from robal.errors import InputError
 from robal.progress import track
 from robal.threats import L2, Linf, Threat
@@ -25,6 +28,9 @@ _STAGES = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "reduced": ("ap
 @dataclass(frozen=True)
 class AutoAttack:
     """APGD-CE, targeted APGD-DLR, targeted FAB and Square, one after the other, on the images that still stand.
+
+    Where the model answers NaN at a point that an attack returns, the image is broken. But pyautoattack takes the NaN
+    for the largest logit while it searches, and may pass by where it is the label's; `Monitor` does not.
 
     Args:
         version: "standard"; or "reduced", which leaves out APGD-T, for two or three classes, where it is undefined.
@@ -47,6 +53,8 @@ class AutoAttack:
             raise InputError(f"AutoAttack's version is one of {', '.join(_STAGES)}; not {self.version!r}")
         if self.batch_size < 1:
             raise InputError(f"AutoAttack's batch_size must be positive; {self.batch_size} came")
+        if not isinstance(self.threat, Linf | L2 | None):
+            raise InputError(f"AutoAttack knows the threats Linf and L2; not {self.threat}")
 
     @property
     def label(self) -> str:
@@ -62,14 +70,12 @@ class AutoAttack:
         """Its attacks in their order, for a model of so many classes; `seed` as pyautoattack takes it.
 
         Raises:
-            InputError: for fewer than four classes with "standard", or a threat of another norm.
+            InputError: for fewer than four classes with "standard".
 
         >>> [stage.targets for stage in AutoAttack().stages(5, seed=0)]
         [4, 4, 4, 4]
         """
         threat = self.threat or Linf()
-        if not isinstance(threat, Linf | L2):
-            raise InputError(f"AutoAttack knows the threats Linf and L2; not {threat}")
         if self.version == "standard" and classes < 4:
             raise InputError(
                 f"AutoAttack standard needs at least 4 classes, because the targeted DLR loss is undefined below; "
@@ -81,7 +87,7 @@ class AutoAttack:
         if model.training:
             raise InputError("AutoAttack needs a model in eval mode; call it through `perturb`")
         with torch.no_grad():
-            predicted = torch.cat([model(part).argmax(1) for part in inputs.split(self.batch_size)])
+            predicted = torch.cat([classes_of(model(part)) for part in inputs.split(self.batch_size)])
             classes = model(inputs[:1]).shape[1]
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
         stages = self.stages(classes, seed)
@@ -96,7 +102,7 @@ class AutoAttack:
                     continue
                 moved = stage(model, inputs[chunk], labels[chunk])
                 with torch.no_grad():
-                    wrong = model(moved).argmax(1) != labels[chunk]
+                    wrong = classes_of(model(moved)) != labels[chunk]
                 result[chunk[wrong]] = moved[wrong]
                 broken.append(wrong)
             if broken:
@@ -150,6 +156,7 @@ class Stage:
         )
         official.fab.targeted = True
         official.fab.n_target_classes = official.apgd_targeted.n_target_classes = self.targets
+        official.square.margin_and_loss = partial(margins, model)
         attacks = {
             "apgd-ce": official.apgd,
             "apgd-t": official.apgd_targeted,
@@ -157,4 +164,6 @@ class Stage:
             "square": official.square,
         }
         with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []), torch.no_grad():
-            return attacks[self.name].perturb(inputs.clone(), labels.clone()).detach()
+            moved = attacks[self.name].perturb(inputs.clone(), labels.clone()).detach()
+        # It follows a gradient of NaN to pixels of NaN, which are no adversary.
+        return torch.where(moved.flatten(1).isnan().any(1).view(-1, 1, 1, 1), inputs, moved)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robal.attacks.answers import classes_of
 from robal.attacks.crafting import crafting
 from robal.errors import InputError
 from robal.images import check_pixels
@@ -50,8 +51,9 @@ class DeepFool:
         clip: stay in [0, 1].
 
     Calling it takes a model, left as it was, and inputs, [B, C, H, W] float32 in [0, 1]; it gives a `Fooled`. Where no
-    class has a gradient to follow (a constant model), the image is reported as not flipped. Raises InputError for
-    inputs that are no images in [0, 1].
+    class has a gradient to follow (a constant model), the image is reported as not flipped. A point at which the model
+    answers NaN is classified otherwise; an image at which it does so has no class to lose, and is not flipped. Raises
+    InputError for inputs that are no images in [0, 1].
 
     Differs from the paper: f_l grows by a hundred thousandth of the largest logit, so that rounding does not keep a
     point on the boundary for ever. With clip, where the paper says nothing, the step is taken over the pixels that
@@ -93,7 +95,7 @@ class DeepFool:
                 self._search(twin, inputs, adversaries, flipped)
                 if flipped.any():  # what counts is the model itself, from which its twin differs by rounding
                     found = flipped.nonzero().flatten()
-                    own, moved = (model(part[found]).argmax(1) for part in (inputs, adversaries))
+                    own, moved = (classes_of(model(part[found])) for part in (inputs, adversaries))
                     flipped[found] = own != moved
                     adversaries[~flipped] = inputs[~flipped]
         distance = size(adversaries - inputs, self.norm)
@@ -108,7 +110,7 @@ class DeepFool:
         order = most_likely(model(inputs), self.classes)
         for step in range(self.steps + 1):
             logits, moved = _with_graph(model, moved)
-            turned = (logits.argmax(1) != order[:, 0]) & logits.isfinite().all(1)
+            turned = (classes_of(logits) != order[:, 0]) & moved.detach().flatten(1).isfinite().all(1)
             adversaries[live[turned]] = moved.detach()[turned]
             flipped[live[turned]] = True
             left = ~(turned | stuck)
@@ -173,7 +175,7 @@ def nearest_boundary(
             towards = torch.clamp(towards, low, high)
         length = size(towards, "l2") if norm == "l2" else towards.flatten(1).abs().sum(1)
         lead = -rise.detach()
-        distance = torch.where(length > 0, lead / length, torch.inf)
+        distance = torch.where((length > 0) & length.isfinite(), lead / length, torch.inf)
         better = distance < nearest  # never for NaN
         nearest, gap, dual = (
             torch.where(better, new, old) for new, old in ((distance, nearest), (lead, gap), (length, dual))

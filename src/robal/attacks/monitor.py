@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robal.attacks.answers import classes_of
 from robal.attacks.apgd import APGD
 from robal.attacks.perturb import Attack
 from robal.attacks.square import Square
 from robal.errors import InputError
 from robal.seeds import generator as named
-from robal.threats import Threat
+from robal.threats import L2, Linf, Threat
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Monitor:
                 f"Monitor needs steps >= 1, targets >= 1 and square >= 0; "
                 f"{self.steps}, {self.targets} and {self.square} came"
             )
+        if self.square and not isinstance(self.threat, Linf | L2 | None):
+            raise InputError(f"Monitor's Square knows the threats Linf and L2; for {self.threat}, set square to 0")
 
     @property
     def label(self) -> str:
@@ -67,14 +70,14 @@ class Monitor:
         result = inputs.clone()
         with torch.no_grad():
             logits = model(inputs)
-        standing = (logits.argmax(1) == labels).nonzero().flatten()
+        standing = (classes_of(logits) == labels).nonzero().flatten()
         for number, part in enumerate(self.parts(logits.shape[1])):
             if len(standing) == 0:
                 break
             noise = named(seed, part.label, device=generator.device)
             moved = part(model, inputs[standing], labels[standing], noise)
             with torch.no_grad():
-                wrong = model(moved).argmax(1) != labels[standing]
+                wrong = classes_of(model(moved)) != labels[standing]
             # An image that stands to the end comes back as the first part left it, at its highest cross-entropy.
             kept = wrong if number else torch.ones_like(wrong)
             result[standing[kept]] = moved[kept]

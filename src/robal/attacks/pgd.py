@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robal.attacks.answers import classes_of
 from robal.attacks.apgd import likely_targets
 from robal.attacks.ascent import ascend
 from robal.errors import InputError
@@ -19,7 +20,8 @@ from robal.threats import Linf, Threat
 class PGD:
     """Climb the cross-entropy for `steps` steps inside the threat; of several restarts keep each image's worst.
 
-    The worst is a point that is misclassified, and among those, or where there is none, the one of highest loss.
+    The worst is a point that is misclassified, and among those, or where there is none, the one of highest loss. A
+    point at which the model answers NaN is misclassified; the climb ends there.
 
     Args:
         steps: gradient steps of each restart.
@@ -90,7 +92,8 @@ class PGD:
                 return moved
             logits = model(moved)
             # In double precision: beside 1e9, float32 cannot tell one loss from another.
-            reached = F.cross_entropy(logits, labels, reduction="none").double() + 1e9 * (logits.argmax(1) != labels)
+            loss = F.cross_entropy(logits, labels, reduction="none").double().nan_to_num(0.0)
+            reached = loss + 1e9 * (classes_of(logits) != labels)
             better = torch.ones_like(reached, dtype=torch.bool) if score is None else reached > score
             worst = torch.where(better.view(-1, 1, 1, 1), moved, worst)
             score = reached if score is None else torch.maximum(score, reached)

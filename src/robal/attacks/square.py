@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from robal.attacks.answers import classes_of
+from robal.attacks.apgd import label_lead
 from robal.errors import InputError
 from robal.threats import L2, Linf, Threat
 
@@ -17,6 +20,7 @@ class Square:
     """Random search: change one square of the image, keep the change where it lowers the lead of the label.
 
     Images that are wrong already come back as they are; one that stands to the end, at the lowest lead that was found.
+    A point at which the model answers NaN is misclassified, and ends the search of its image.
 
     Args:
         queries: forward passes of each restart. AutoAttack takes 5,000; headline models deserve 20,000.
@@ -40,6 +44,8 @@ class Square:
     def __post_init__(self) -> None:
         if min(self.queries, self.restarts) < 1:
             raise InputError(f"Square needs queries >= 1 and restarts >= 1; {self.queries} and {self.restarts} came")
+        if not isinstance(self.threat, Linf | L2 | None):
+            raise InputError(f"Square knows the threats Linf and L2; not {self.threat}")
 
     @property
     def label(self) -> str:
@@ -53,8 +59,6 @@ class Square:
 
     def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         threat = self.threat or Linf()
-        if not isinstance(threat, Linf | L2):
-            raise InputError(f"Square knows the threats Linf and L2; not {threat}")
         if isinstance(threat, L2) and min(inputs.shape[-2:]) < 5:
             raise InputError(
                 f"Square in L2 needs images of at least 5 x 5 pixels; these are "
@@ -63,17 +67,12 @@ class Square:
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
         with torch.no_grad():
             logits = model(inputs)
-        standing = (logits.argmax(1) == labels).nonzero().flatten()
+        standing = (classes_of(logits) == labels).nonzero().flatten()
         result = inputs.clone()
         if threat.eps == 0 or len(standing) == 0:
             return result
-
-        def predict(points: Tensor) -> Tensor:
-            # The peer writes into the logits, and once all images have fallen asks about a batch of none.
-            return model(points).clone() if len(points) else logits[:0]
-
         search = SquareAttack(
-            predict,
+            model,
             norm="Linf" if isinstance(threat, Linf) else "L2",
             n_queries=self.queries,
             eps=threat.eps,
@@ -81,14 +80,26 @@ class Square:
             device=inputs.device,
         )
         search.init_hyperparam(inputs)
+        search.margin_and_loss = partial(margins, model)
         with torch.random.fork_rng(), torch.no_grad():  # the peer draws from the global stream
             torch.manual_seed(seed)
             for restart in range(self.restarts):
                 if len(standing) == 0:
                     break
                 moved = search.attack_single_run(inputs[standing], labels[standing])[1]
-                wrong = model(moved).argmax(1) != labels[standing]
+                wrong = classes_of(model(moved)) != labels[standing]
                 kept = wrong if restart else torch.ones_like(wrong)
                 result[standing[kept]] = moved[kept]
                 standing = standing[~wrong]
         return result
+
+
+def margins(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What Square minimises, twice: [B] the lead of the label, below 0 where it has none or the model answers NaN.
+
+    It takes the place of pyautoattack's own, which asks the model about a batch of none, loses an image at which the
+    margin is no number, and within L2 falls over where all margins are 0 at once.
+    """
+    lead = label_lead(model(points), labels) if len(points) else points.new_zeros(0)
+    lead = torch.where(lead > 0, lead, lead.nan_to_num(-1.0).clamp_max(-1e-30)).clamp_max(1e30)
+    return lead, lead.clone()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robal.attacks.answers import classes_of
 from robal.attacks.perturb import Attack, perturb
 from robal.errors import InputError
 from robal.networks import frozen
@@ -80,7 +81,7 @@ def transfer(
     )
     with frozen(model), torch.no_grad():
         right, stands = (
-            torch.cat([model(some).argmax(1) for some in images.split(batch_size)]) == labels
+            torch.cat([classes_of(model(some)) for some in images.split(batch_size)]) == labels
             for images in (inputs, moved)
         )
     return Transferred(moved, right, right & stands)

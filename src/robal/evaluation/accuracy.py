@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robal.attacks import Attack, perturb
+from robal.attacks.answers import classes_of
 from robal.errors import InputError
 from robal.images import check_pixels, unit
 from robal.networks import check_logits, frozen, home_of
@@ -48,10 +49,13 @@ class Verdicts:
 
 
 def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
-    """[N] int64: the model's classes for [N, C, H, W], uint8 or float32 in [0, 1]; the model as it was afterwards."""
+    """[N] int64: the model's classes for [N, C, H, W], uint8 or float32 in [0, 1]; the model as it was afterwards.
+
+    The class is -1, nobody's label, where the model answers NaN.
+    """
     with frozen(model), torch.no_grad():
         device = home_of(model)
-        parts = [model(unit(part.to(device))).argmax(1).cpu() for part in inputs.split(batch_size)]
+        parts = [classes_of(model(unit(part.to(device)))).cpu() for part in inputs.split(batch_size)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
 

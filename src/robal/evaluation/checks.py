@@ -11,11 +11,10 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robal.attacks import ascend
+from robal.attacks import Square, ascend
 from robal.errors import InputError
 from robal.evaluation.model_checks import (
     Check,
@@ -34,7 +33,7 @@ from robal.images import check_pixels, unit
 from robal.networks import check_logits
 from robal.pool import check_labels
 from robal.progress import track
-from robal.seeds import stream
+from robal.seeds import generator
 from robal.threats import L2, Linf, Threat
 
 STEPS = 20  # of the white-box attack
@@ -164,24 +163,24 @@ def white_box_beats_square(
     """PGD-20, which sees the gradient, breaks no fewer images than Square, which sees logits; by McNemar's test."""
     by_white_box = _attacked(model, inputs, labels, threat, seed, steps=STEPS) < 0
     with borrowed(model, seed, "square"):
-
-        def predict(moved: Tensor) -> Tensor:
-            # pyautoattack forbids gradients, which a model may need inside; it also asks about no images at all.
-            with torch.enable_grad():
-                return model(moved).detach() if len(moved) else outputs[:0]
-
         outputs = model(inputs).detach()
-        square = SquareAttack(
-            predict,
-            norm="Linf" if isinstance(threat, Linf) else "L2",
-            n_queries=queries,
-            eps=threat.eps,
-            seed=stream(seed, "check", "square"),
-            device=inputs.device,
-        )
-        moved = square.perturb(inputs.clone(), labels)
+        noise = generator(seed, "check", "square")
+        moved = Square(queries, threat=threat)(_Differentiable(model), inputs, labels, noise)
         by_square = (margin(outputs, labels) < 0) & (margin(model(moved).detach(), labels) < 0)
     return compare_with_square(by_white_box, by_square)
+
+
+class _Differentiable(nn.Module):
+    """The model, with gradients enabled, which it may need inside and Square forbids."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.enable_grad():
+            logits: Tensor = self.inner(inputs)
+        return logits.detach()
 
 
 def compare_with_square(white_box: Tensor, square: Tensor) -> Finding:
