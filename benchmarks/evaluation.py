@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from robal.attacks import PGD, Attack, AutoAttack, Monitor
 from robal.data import Data
 from robal.datasets import load
-from robal.evaluation import clean, evaluate_autoattack, under_attack
+from robal.evaluation import clean, evaluate_attack, under_attack
 from robal.images import unit
 from robal.networks import LeNet5
 from robal.objectives import Adversarial, Natural
@@ -92,7 +92,7 @@ def main() -> None:
     print(f"clean {clean(model, inputs, truth).accuracy:.1%}", flush=True)
     plain, whole = timed(lambda: bare(model, inputs, truth, eps))
     print(f"pyautoattack, bare   {plain.double().mean():.1%} {whole:8.1f} s", flush=True)
-    ledger, ours = timed(lambda: evaluate_autoattack(model, inputs, truth, AutoAttack(threat=Linf(eps)), 0))
+    ledger, ours = timed(lambda: evaluate_attack(model, inputs, truth, AutoAttack(threat=Linf(eps)), 0))
     same = int((ledger.verdicts.correct == plain).sum())
     print(
         f"robal, AutoAttack    {ledger.verdicts.accuracy:.1%} {ours:8.1f} s  {ours / whole:.2f} of it; "

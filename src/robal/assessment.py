@@ -1,62 +1,47 @@
 """How robust a model is, in one place: attacks, certificates, classes, reliability and checks, as one JSON file.
 
-`robal evaluate` on any model; no run is needed. AutoAttack, the long part, goes on after a kill where it was.
+`robal evaluate` on any model; no run is needed. The attacks, the long part, go on after a kill where they were.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robal.attacks import Attack, AutoAttack, DeepFool
-from robal.errors import InputError
-from robal.evaluation import broken_by, clean, predict
-from robal.evaluation.certified import certified, sandwich
-from robal.evaluation.checks import check_defence
-from robal.evaluation.classwise import classwise, confusion
-from robal.evaluation.corruptions import mean_accuracy, under_corruptions
-from robal.evaluation.ledger import evaluate_autoattack
-from robal.evaluation.reliability import probabilities, reliability
+from robal.attacks import PGD, Attack, Monitor
+from robal.errors import ContractError, InputError
+from robal.evaluation import (
+    Ledger,
+    certified,
+    check_defence,
+    classwise,
+    clean,
+    confusion,
+    evaluate_attack,
+    out_of_distribution,
+    predict,
+    probabilities,
+    reliability,
+    sandwich,
+    under_corruptions,
+)
+from robal.evaluation.corruptions import mean_accuracy
+from robal.evaluation.ledger import fitting, ledger_name
+from robal.evaluation.union import ADVERSARIAL_BY, adversaries, answers, curve
 from robal.files import write
 from robal.folder import RunFolder
 from robal.images import InMemory, unit
-from robal.loop import initial
-from robal.networks import home_of
 from robal.plan import name_of
-from robal.plans import read_component
-from robal.progress import track
-from robal.records import contact_sheet, plan_of, surroundings
-from robal.seeds import generator
-from robal.selection import built_network, read_images, renumbered
+from robal.records import contact_sheet, surroundings
+from robal.subjects import Device, of_model, of_run, read_attacks, read_outsiders, read_threats
 from robal.threats import L2, Linf, Threat, parse, with_threat
-from robal.training import Trained
-
-Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True, eq=False)
-class Attacked:
-    """What one attack did.
-
-    Args:
-        standing: [N] bool, right before and after.
-        adversaries: [N, C, H, W] float32: the adversary of a broken image, the image itself of any other.
-        seconds: how long it took.
-        stages: how many images each stage of AutoAttack broke, and its seconds; empty for other attacks.
-    """
-
-    standing: Tensor
-    adversaries: Tensor
-    seconds: float
-    stages: dict[str, dict[str, float]]
 
 
 def assess(
@@ -69,9 +54,15 @@ def assess(
     seed: int,
     folder: Path,
     about: dict[str, Any],
+    *,
+    also: Sequence[Threat] = (),
+    outside: Tensor | None = None,
     checks: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate a model and write `evaluation.json` into `folder`.
+    """Evaluate a model and write `evaluation.json` into `folder`, whole and at the end; one that lay there goes first.
+
+    Each attack keeps a ledger in `folder`/ledgers, so that after a kill the same call goes on where it was, and an
+    attack that is finished costs nothing.
 
     Args:
         model: returns logits [B, K]; unchanged afterwards.
@@ -79,120 +70,114 @@ def assess(
         labels: [N] int64 in [0, K).
         classes: K names.
         threat: of the attacks that name none, the certificate and the checks.
-        attacks: at least one; each attacks every image that is right.
+        attacks: each attacks every image that is right; at least one inside `threat`. One that names another threat
+            stands among those beyond it.
         seed: names every random stream.
-        folder: where the result, and AutoAttack's ledger, go.
+        folder: where the result goes.
         about: what the reader should know: model, weights, data, versions.
+        also: other threats than `threat`, each attacked by what `beyond` says.
+        outside: [M, C, H, W] uint8, or float32 in [0, 1]: images of something else, to be told by low confidence.
         checks: whether to look for masked gradients and run the corruptions too.
 
     Returns:
-        What was written: rates in [0, 1], seconds, counts.
+        What was written: rates in [0, 1], seconds, counts. "adversarial" figures are of all attacks inside `threat`
+        together: an image that one broke, as that attack left it; one that stands, at the point of higher cross-entropy
+        of the image itself and the end of PGD with 20 steps, which may break it after all ("adversarial_by").
 
     Raises:
-        InputError, ContractError: for what cannot be right; RunFolderError for a folder that cannot be written.
+        InputError, ContractError: for what cannot be right; RunFolderError for a folder that cannot be written;
+            FolderInUse where another process evaluates into it.
     """
-    if not attacks:
-        raise InputError("an evaluation needs at least one attack, for example --attacks autoattack")
-    names = [name_of(attack, threat) for attack in attacks]
-    if len(set(names)) < len(names):
-        raise InputError(f"two attacks are called alike ({', '.join(names)}): evaluate them one at a time")
-    folder.mkdir(parents=True, exist_ok=True)
     before = clean(model, inputs, labels)
-    results = {
-        name: attacked(model, inputs, labels, attack, seed, folder, before.correct)
-        for name, attack in zip(names, attacks, strict=True)
-    }
-    standing = {name: result.standing for name, result in results.items()}
-    proved, why = _certified(model, inputs, labels, threat)
-    verdict = sandwich(proved, standing, before.correct)
-    worst_name = min(results, key=lambda name: int(standing[name].sum()))
-    worst = results[worst_name]
-    said = {"clean": probabilities(model, inputs), "adversarial": probabilities(model, worst.adversaries)}
-    outcome: dict[str, Any] = {
-        "about": about
-        | {"threat": str(threat), "eps": threat.eps, "seed": seed, "images": len(labels), "classes": list(classes)},
-        "clean": before.accuracy,
-        "attacks": {
-            name: {
-                "accuracy": float(result.standing.double().mean()),
-                "seconds": result.seconds,
-                "stages": result.stages,
-            }
-            for name, result in results.items()
-        },
-        "worst_case": float(verdict.worst_case.double().mean()),
-        "strongest": worst_name,
-        "certified": {"accuracy": float(proved.double().mean()) if not why else None, "note": why},
-        "sandwich": {"holds": verdict.holds, "text": str(verdict)},
-        "per_class": asdict(classwise(before.correct, verdict.worst_case, labels, len(classes), seed=seed)),
-        "confusion": {name: confusion(labels, probs.argmax(1), len(classes)).tolist() for name, probs in said.items()},
-        "reliability": {name: asdict(reliability(probs, labels)) for name, probs in said.items()},
-        "curve": curve(model, inputs, labels, threat),
-    }
-    sheet(folder / "broken.png", inputs, worst, before.correct, labels, classes, model)
-    if checks:
-        few = min(len(labels), 100)
-        findings = check_defence(model, inputs[:few], labels[:few], threat, seed) if threat.eps > 0 else ()
-        outcome["checks"] = [asdict(finding) for finding in findings]
-        table = under_corruptions(model, inputs, labels, seed)
-        outcome["corruptions"] = {"mean": mean_accuracy(table), "accuracy": table}
-    outcome = finite(outcome)
-    write(folder / "evaluation.json", json.dumps(outcome, indent=1, allow_nan=False) + "\n")
+    if len(classes) != before.classes:
+        raise InputError(
+            f"the model tells {before.classes} classes apart, and {len(classes)} are named; give --classes "
+            f"{before.classes}, or the names of all, in the model's order"
+        )
+    methods = arranged(attacks, threat, also, before.classes)
+    ledgers = RunFolder(folder / "ledgers")
+    with ledgers.locked():
+        for earlier in ("evaluation.json", "index.html", "broken.png"):  # an unfinished evaluation shows no old result
+            (folder / earlier).unlink(missing_ok=True)
+        found = {
+            name: evaluate_attack(model, inputs, labels, one, seed, path=ledgers.path / ledger_name(one), keep=True)
+            for name, one in methods.items()
+        }
+        inside = {name: found[name] for name, one in methods.items() if is_inside(one, threat)}
+        verdicts = {name: ledger.verdicts.correct for name, ledger in inside.items()}
+        proved, why = _certified(model, inputs, labels, threat)
+        verdict = sandwich(proved, verdicts, before.correct)
+        standing = verdict.worst_case
+        moved = adversaries(model, inputs, labels, list(inside.values()), standing, threat, seed)
+        alike = [(one.threat, found[name]) for name, one in methods.items() if type(one.threat) is type(threat)]
+        outcome: dict[str, Any] = {
+            "about": about
+            | {"threat": str(threat), "eps": threat.eps, "seed": seed, "images": len(labels), "classes": list(classes)},
+            "clean": before.accuracy,
+            "attacks": {name: _figures(ledger) for name, ledger in inside.items()},
+            "worst_case": float(standing.double().mean()),
+            "strongest": min(inside, key=lambda name: inside[name].verdicts.accuracy),
+            "beyond": {name: _figures(ledger) for name, ledger in found.items() if name not in inside},
+            "certified": {"accuracy": float(proved.double().mean()) if not why else None, "note": why},
+            "sandwich": {"holds": verdict.holds, "text": str(verdict)},
+            "per_class": asdict(classwise(before.correct, standing, labels, len(classes), seed=seed)),
+            "curve": curve(model, inputs, labels, threat, alike),
+        }
+        outcome |= _said(model, inputs, labels, moved, standing, outside)
+        sheet(folder / "broken.png", inputs, moved, before.correct & ~standing, labels, classes, model)
+        if checks:
+            outcome |= _checked(model, inputs, labels, threat, seed)
+        outcome = finite(outcome)
+        write(folder / "evaluation.json", json.dumps(outcome, indent=1, allow_nan=False) + "\n")
     return outcome
 
 
-def attacked(
-    model: nn.Module, inputs: Tensor, labels: Tensor, attack: Attack, seed: int, folder: Path, correct: Tensor
-) -> Attacked:
-    """One attack on all images that are right; AutoAttack by way of its ledger, which survives a kill."""
-    started = time.perf_counter()
-    moved = unit(inputs).clone()
-    if isinstance(attack, AutoAttack):
-        ledger = evaluate_autoattack(
-            model, inputs, labels, attack, seed, path=folder / f"{attack.label}.safetensors", keep=True
-        )
-        if ledger.adversaries is not None:
-            moved[ledger.broken] = ledger.adversaries
-        stages = {
-            name: {"broken": ledger.counts[name], "seconds": seconds}
-            for name, seconds in zip(ledger.stages, ledger.seconds, strict=True)
-        }
-        return Attacked(ledger.verdicts.correct, moved, sum(ledger.seconds), stages)
-    standing = correct.clone()
-    for broken, points in broken_by(model, inputs, labels, correct, attack, seed):
-        standing[broken] = False
-        moved[broken] = points
-    return Attacked(standing, moved, time.perf_counter() - started, {})
+def arranged(attacks: Sequence[Attack], threat: Threat, also: Sequence[Threat], classes: int) -> dict[str, Attack]:
+    """All attacks by name, with their threats: those given, and the one that `beyond` names for each other threat.
+
+    Raises:
+        InputError: where two are called alike, or none is inside `threat`.
+    """
+    if threat in also:
+        raise InputError(f"--also names threats beside the evaluation's, which is {threat} itself; leave that one out")
+    whole = [fitting(with_threat(attack, threat), classes) for attack in attacks]
+    if not any(is_inside(attack, threat) for attack in whole):
+        raise InputError(f"an evaluation needs at least one attack inside {threat}, for example --attacks autoattack")
+    whole += [beyond(other) for other in also]
+    names = [name_of(attack, threat) for attack in whole]
+    if len(set(names)) < len(names):
+        raise InputError(f"two attacks are called alike ({', '.join(names)}): evaluate them one at a time")
+    return dict(zip(names, whole, strict=True))
 
 
-def curve(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, most: int = 500) -> dict[str, Any]:
-    """Accuracy against ε by DeepFool's distances, in the threat's norm: an upper bound, cheap, for the shape alone."""
-    images, labels = unit(inputs[:most]), labels[:most]
-    device = home_of(model)
-    deepfool = DeepFool("l2" if isinstance(threat, L2) else "linf")
-    parts = track(images.split(128), "accuracy against eps")
-    distance = torch.cat([deepfool(model, part.to(device)).distance.cpu() for part in parts])
-    reach = torch.where(predict(model, images) == labels, distance, 0.0)
-    radii = torch.linspace(0, 2 * threat.eps if threat.eps else 0.1, 41)
-    standing = [(reach > radius).double().mean().item() for radius in radii.tolist()]
-    return {"by": "DeepFool", "images": len(labels), "eps": radii.tolist(), "accuracy": standing}
+def beyond(threat: Threat) -> Attack:
+    """What a model is attacked with inside a threat that it was not trained for.
+
+    >>> beyond(L2(2.0)).label
+    'Monitor'
+    """
+    return Monitor(square=0, threat=threat) if isinstance(threat, Linf | L2) else PGD(50, restarts=5, threat=threat)
+
+
+def is_inside(attack: Attack, threat: Threat) -> bool:
+    """Whether an attack's verdict is one about `threat`."""
+    return attack.threat in (None, threat)
 
 
 def sheet(
     path: Path,
     inputs: Tensor,
-    attack: Attacked,
-    correct: Tensor,
+    moved: Tensor,
+    fallen: Tensor,
     labels: Tensor,
     classes: Sequence[str],
     model: nn.Module,
 ) -> None:
-    """A picture of the first twenty images that broke: as they were, as attacked, and the change, enlarged."""
-    broken = (correct & ~attack.standing).nonzero().flatten()[:20]
-    path.unlink(missing_ok=True)
+    """A picture of the first twenty images that fell: as they were, as attacked, and the change, enlarged."""
+    broken = fallen.nonzero().flatten()[:20]
     if len(broken) == 0:
         return
-    before, after = unit(inputs[broken]), attack.adversaries[broken]
+    before, after = unit(inputs[broken]), moved[broken]
     change = (after - before) / (2 * (after - before).abs().amax().clamp_min(1e-9)) + 0.5
     said = predict(model, after).tolist()
     titles = [classes[label] for label in labels[broken].tolist()] + [classes[label] for label in said]
@@ -223,8 +208,50 @@ def _certified(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat)
         return nobody, f"interval bounds are for Linf, not for {threat}"
     try:
         return certified(model, inputs, labels, threat.eps), ""
-    except InputError as error:
+    except (InputError, ContractError) as error:
         return nobody, str(error)
+
+
+def _figures(ledger: Ledger) -> dict[str, Any]:
+    """What the result says of one attack; its stages where it has several."""
+    stages = {
+        name: {"broken": ledger.counts[name], "seconds": seconds}
+        for name, seconds in zip(ledger.stages, ledger.seconds, strict=True)
+    }
+    return {
+        "accuracy": ledger.verdicts.accuracy,
+        "seconds": sum(ledger.seconds),
+        "stages": stages if len(stages) > 1 else {},
+    }
+
+
+def _said(
+    model: nn.Module, inputs: Tensor, labels: Tensor, moved: Tensor, standing: Tensor, outside: Tensor | None
+) -> dict[str, Any]:
+    """What the model's probabilities tell, on the images as they are and as attacked; and on others."""
+    said = {"clean": probabilities(model, inputs), "adversarial": answers(model, moved, labels)}
+    fell = standing & (said["adversarial"].argmax(1) != labels)
+    figures: dict[str, Any] = {
+        "confusion": {
+            name: confusion(labels, probs.argmax(1), probs.shape[1]).tolist() for name, probs in said.items()
+        },
+        "reliability": {name: asdict(reliability(probs, labels)) for name, probs in said.items()},
+        "adversarial_by": {"text": ADVERSARIAL_BY, "stood_and_fell": int(fell.sum())},
+    }
+    if outside is not None:
+        others = probabilities(model, outside)
+        told = {name: out_of_distribution(probs, others) for name, probs in said.items()}
+        figures["outside"] = {"images": len(outside)} | told
+    return figures
+
+
+def _checked(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, seed: int) -> dict[str, Any]:
+    """Signs of masked gradients, on a hundred images, and common corruptions, on all."""
+    few, known = min(len(labels), 100), isinstance(threat, Linf | L2) and threat.eps > 0
+    findings = check_defence(model, inputs[:few], labels[:few], threat, seed) if known else ()
+    table = under_corruptions(model, inputs, labels, seed)
+    corruptions = {"mean": mean_accuracy(table), "accuracy": table}
+    return {"checks": [asdict(finding) for finding in findings], "corruptions": corruptions}
 
 
 def evaluate_files(
@@ -235,6 +262,8 @@ def evaluate_files(
     data: str | None = None,
     threat: str | None = None,
     attacks: str = "autoattack",
+    also: str | None = None,
+    outside: str | None = None,
     images: int = 1000,
     classes: str | None = None,
     resize: int | None = None,
@@ -256,7 +285,7 @@ def evaluate_files(
         raise InputError("name a run (--run runs/mine) or a model (--model module:build --data photos/), one of them")
     if images < 1:
         raise InputError(f"at least one image is evaluated; --images {images} came")
-    methods = tuple(read_component(Attack, part, "attacks") for part in split_list(attacks))
+    methods, others = read_attacks(attacks), read_threats(also)
     if run is not None:
         if (data, weights, classes, resize) != (None, None, None, None):
             raise InputError("--run has its own data and weights; leave out --data, --weights, --classes and --resize")
@@ -266,79 +295,21 @@ def evaluate_files(
     inside = subject.threat if threat is None else parse(threat)
     if inside is None:
         raise InputError("say what the adversary may do: --threat linf:8/255, or l2:0.5")
-    methods = tuple(with_threat(method, inside) for method in methods)
-    about = subject.about | {"images_of": len(subject.labels)} | surroundings(device)
+    about = subject.about | {"images_of": len(subject.labels), "outside": outside or ""} | surroundings(device)
+    strangers = None if outside is None else read_outsiders(outside, folder, subject, seed)[:images]
     place = out or subject.place
-    pixels, labels = subject.pixels[:images], subject.labels[:images]
-    return assess(subject.model, pixels, labels, subject.classes, inside, methods, seed, place, about, checks), place
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What is evaluated: a model and images with labels; the threat where a run names one; where the result goes."""
-
-    model: nn.Module
-    pixels: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    about: dict[str, Any]
-    place: Path
-    threat: Threat | None = None
-
-
-def of_run(run: Path, folder: Path | None, device: Device) -> Subject:
-    """A run's last model, its test images, its threat."""
-    plan = plan_of(run, folder)
-    source, history = plan.data.load(), RunFolder(run).history()
-    if not history or source.test is None:
-        lacking = "finished no round yet" if not history else "has no test images"
-        raise InputError(f"{run} {lacking}, so there is nothing to evaluate")
-    last = RunFolder(run).round(len(history) - 1)
-    model = Trained.load(last / "model.safetensors", initial(replace(plan, device=device), source).model).model
-    pixels = source.test.images.at_rest(torch.arange(len(source.test)))
-    about = {"model": f"{run}, round {len(history) - 1}", "data": source.about}
-    return Subject(model, pixels, source.test.labels, source.classes, about, last / "evaluation", plan.threat)
-
-
-def of_model(
-    model: str,
-    weights: Path | None,
-    data: str | None,
-    folder: Path | None,
-    resize: int | None,
-    classes: str | None,
-    seed: int,
-    device: Device,
-) -> Subject:
-    """Any model, on a data set's test split; where there is none, on all labelled images in random order."""
-    if data is None:
-        raise InputError("say what to evaluate on: --data mnist, a folder of images by class, or an .npz file")
-    dataset, names = read_images(data, folder, resize, classes)
-    if dataset.test_images is not None and dataset.test_labels is not None:
-        pixels, labels = dataset.test_images, dataset.test_labels
-    else:  # files and arrays often lie class by class: the first are no sample
-        kept = (dataset.labels >= 0).nonzero().flatten()
-        kept = kept[torch.randperm(len(kept), generator=generator(seed, "evaluate", "order"))]
-        pixels, labels = dataset.images[kept], dataset.labels[kept]
-    if len(labels) == 0:
-        raise InputError(f"{dataset.name} has no labelled image to evaluate on")
-    labels = renumbered(labels, dataset, names)
-    built = built_network(model, weights, pixels, len(names), device)
-    about = {"model": model, "weights": str(weights or ""), "data": dataset.name}
-    return Subject(built, pixels, labels, names, about, Path("evaluation"))
-
-
-def split_list(text: str) -> list[str]:
-    """`a,{name: b, steps: 3},c` at the commas outside of brackets.
-
-    >>> split_list("autoattack, {name: PGD, steps: 50}")
-    ['autoattack', '{name: PGD, steps: 50}']
-    """
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "{[") - (letter in "}]")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts if part.strip()]
+    outcome = assess(
+        subject.model,
+        subject.pixels[:images],
+        subject.labels[:images],
+        subject.classes,
+        inside,
+        methods,
+        seed,
+        place,
+        about,
+        also=others,
+        outside=strangers,
+        checks=checks,
+    )
+    return outcome, place

@@ -226,6 +226,8 @@ def evaluate_command(
     data: str | None = None,
     threat: str | None = None,
     attacks: str = "autoattack",
+    also: str | None = None,
+    outside: str | None = None,
     images: int = 1000,
     classes: str | None = None,
     resize: int | None = None,
@@ -238,7 +240,8 @@ def evaluate_command(
 ) -> None:
     """Measure how robust a model is: a run's last one, or any model of yours.
 
-    Prints a table, and writes evaluation.json and a page, index.html. Killed, it goes on when called again.
+    Prints a table, and writes evaluation.json and a page, index.html. Killed, it goes on when called again; an attack
+    that is finished costs nothing.
 
     For example:
 
@@ -246,39 +249,48 @@ def evaluate_command(
     - `robal evaluate --model my_networks:build --weights w.safetensors --data photos/ --threat linf:8/255`
     - `robal evaluate --model LeNet5 --weights w.safetensors --data mnist --threat linf:0.3 --attacks pgd,monitor`
     - `robal evaluate --run runs/dre --attacks '{name: PGD, steps: 50, restarts: 20}, {name: Square, queries: 20000}'`
+    - `robal evaluate --run runs/dre --attacks headline --also l2:2,linf:0.1 --outside fashion-mnist --out figures/`
 
     Parameters
     ----------
     run
-        A run folder: its last model, its test images, its threat.
+        A run folder: its last model, its test images, its threat. `--run runs/dre`
     model
-        The function that builds your network (`module:function`), or one of robal's networks.
+        The function that builds your network (`module:function`), or one of robal's networks. `--model LeNet5`
     weights
-        A safetensors file of the network's tensors, or a run's model.safetensors.
+        A safetensors file of the network's tensors, or a run's model.safetensors. `--weights w.safetensors`
     data
         What to evaluate on: a known data set (its test split), a folder of images by class, or an .npz file.
+        `--data mnist`
     threat
-        What the adversary may do: `linf:8/255`, `l2:0.5`; else the run's.
+        What the adversary may do: `--threat linf:8/255`, `--threat l2:0.5`; else the run's.
     attacks
-        Names, separated by commas, or YAML with settings. AutoAttack alone supports a claim.
+        Names, separated by commas, or YAML with settings; `headline` is AutoAttack, PGD with 50 steps and 20 restarts,
+        and Square with 20,000 queries. AutoAttack alone supports a claim. `--attacks pgd,monitor`
+    also
+        Other threats, which the model was perhaps not trained for: each is attacked by Monitor without Square, or by
+        PGD with 50 steps and 5 restarts where that knows it not. `--also l2:2,linf:0.1`
+    outside
+        Images of something else, of the same shape (a data set, a folder or an .npz file): how well low confidence
+        tells them from the test images. `--outside fashion-mnist`
     images
-        How many images, the first ones; a claim needs at least 1,000.
+        How many images, the first ones; a claim needs at least 1,000. `--images 5000`
     classes
-        How many classes, or their names (`cat,dog`), where the images do not say.
+        How many classes, or their names, where the images do not say. `--classes 10`, `--classes cat,dog`
     resize
-        Height and width in pixels to resize the images to.
+        Height and width in pixels to resize the images to. `--resize 32`
     out
-        The folder to write to; else evaluation/ in the run's last round, or here.
+        The folder to write to; else evaluation/ in the run's last round, or here. `--out figures/`
     folder
-        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data. `--folder ~/data`
     seed
-        Names the attacks' random streams.
+        Names the attacks' random streams. `--seed 1`
     device
-        Where the model runs.
+        Where the model runs. `--device cuda`
     checks
-        Look for masked gradients, and measure common corruptions.
+        Look for masked gradients, and measure common corruptions; `--no-checks` leaves them out.
     json
-        Print the outcome as one JSON object, and nothing else, on standard output.
+        Print the outcome as one JSON object, and nothing else, on standard output. `--json`
     """
     from robal.assessment import evaluate_files
     from robal.progress import display, quiet
@@ -293,6 +305,8 @@ def evaluate_command(
                 data=data,
                 threat=threat,
                 attacks=attacks,
+                also=also,
+                outside=outside,
                 images=images,
                 classes=classes,
                 resize=resize,
@@ -303,7 +317,7 @@ def evaluate_command(
                 checks=checks,
             )
     except KeyboardInterrupt:
-        print("\nStopped; nothing is lost. The same command goes on with AutoAttack where it was.", file=sys.stderr)
+        print("\nStopped; nothing is lost. The same command goes on where it was.", file=sys.stderr)
         raise SystemExit(130) from None
     page = evaluation_page(place)
     if json:

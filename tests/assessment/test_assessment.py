@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robal.assessment import assess, evaluate_files, split_list
+from robal.assessment import assess, evaluate_files
 from robal.attacks import FGSM, PGD, AutoAttack
-from robal.cli import main
+from robal.cli import evaluate_command, main
 from robal.errors import InputError, RunFolderError
 from robal.evaluation import clean, under_attack
 from robal.loop import run
 from robal.report import evaluation_page
+from robal.subjects import split_list
 from robal.threats import L2, Linf
 from tiny_runs import tiny_plan
 
@@ -64,7 +66,9 @@ def test_classes_confusion_and_reliability_speak_of_the_same_images(evaluated: P
     assert int(matrix.sum()) == 60
     assert float(matrix.diagonal().sum()) / 60 == outcome["clean"] == outcome["reliability"]["clean"]["accuracy"]
     attacked = torch.tensor(outcome["confusion"]["adversarial"])
-    assert float(attacked.diagonal().sum()) / 60 == outcome["attacks"]["PGD-5"]["accuracy"]
+    fell = outcome["adversarial_by"]["stood_and_fell"]  # to PGD-20, which is stronger than these two
+    assert int(attacked.diagonal().sum()) == round(60 * outcome["worst_case"]) - fell
+    assert outcome["reliability"]["adversarial"]["accuracy"] == float(attacked.diagonal().sum()) / 60
     assert matrix.sum(1).tolist() == attacked.sum(1).tolist() == outcome["per_class"]["images"]
 
 
@@ -208,7 +212,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ["evaluate", "--model", "LeNet5", "--weights", weights, "--data", "digits", "--threat", "linf:0.1"]
-    common += ["--attacks", "fgsm", "--images", "50", "--no-checks"]
+    common += ["--attacks", "fgsm", "--images", "20", "--no-checks"]
     with pytest.raises(SystemExit) as ended:
         main(common)
     assert ended.value.code in (0, None)
@@ -217,10 +221,17 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert "these figures support no claim" in said
     assert (tmp_path / "evaluation/index.html").exists()
     with pytest.raises(SystemExit):
-        main([*common, "--json"])
+        main([*common, "--also", "l2:0.3", "--outside", "digits", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["attacks"].keys() == {"FGSM"}
-    assert printed["about"]["images"] == 50
+    assert printed["about"]["images"] == printed["outside"]["images"] == 20
+    assert printed["beyond"].keys() == {"Monitor (L2, eps = 0.3)"}
+
+
+def test_every_option_of_the_command_has_an_example() -> None:
+    said = evaluate_command.__doc__ or ""
+    for name in inspect.signature(evaluate_command).parameters:
+        assert f"`--{name}" in said or f"`--no-{name}" in said, name
 
 
 def test_of_a_run_the_last_model_is_evaluated_on_its_test_images_inside_its_threat(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""AutoAttack with a ledger: pyautoattack's verdicts, an entry for every image, and no batch done twice."""
+"""Attacks with a ledger: pyautoattack's verdicts, an entry for every image, and no batch done twice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robal.attacks import AutoAttack
+from robal.attacks import FGSM, PGD, Attack, AutoAttack, Square
 from robal.attacks import autoattack as stages_of
 from robal.errors import InputError, RunFolderError
 from robal.evaluation import ledger as ledgers
-from robal.evaluation.ledger import Ledger, evaluate_autoattack, load_ledger, save_ledger
+from robal.evaluation import under_attack
+from robal.evaluation.ledger import Ledger, evaluate_attack, ledger_name, load_ledger, save_ledger
 from robal.threats import L2, Linf, Threat
 from small_models import condition, convnet, linear
 from tiny_runs import Apart
@@ -113,7 +115,7 @@ def test_verdicts_are_those_of_bare_pyautoattack(
     model, inputs, labels = cases[classes]
     inputs, labels = inputs[-images:], labels[-images:]
     attack = replace(AT_ONCE, threat=threat)
-    ledger = evaluate_autoattack(model, inputs, labels, attack, 3, keep=True)
+    ledger = evaluate_attack(model, inputs, labels, attack, 3, keep=True)
     stands, moved = bare(model, inputs, labels, attack, 3)
     assert torch.equal(ledger.verdicts.correct, stands)
     assert ledger.label == label
@@ -135,7 +137,7 @@ def test_verdicts_are_those_of_bare_pyautoattack(
 def test_verdicts_at_full_length_are_those_of_bare_pyautoattack(
     cases: dict[int, tuple[nn.Module, Tensor, Tensor]],
 ) -> None:
-    ledger = evaluate_autoattack(*cases[10], AT_ONCE, 3)
+    ledger = evaluate_attack(*cases[10], AT_ONCE, 3)
     assert torch.equal(ledger.verdicts.correct, bare(*cases[10], AT_ONCE, 3)[0])
 
 
@@ -146,14 +148,14 @@ def test_everything_misclassified_is_nothing_to_attack(
     monkeypatch.setattr(ledgers, "perturb", None)
     with torch.no_grad():
         wrong = (model(inputs).argmax(1) + 1) % 10
-    ledger = evaluate_autoattack(model, inputs, wrong, AT_ONCE, 0)
+    ledger = evaluate_attack(model, inputs, wrong, AT_ONCE, 0)
     assert ledger.counts["misclassified"] == 16
     assert ledger.verdicts.accuracy == 0.0
     assert ledger.seconds == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_a_radius_of_zero_is_clean_accuracy(cases: dict[int, tuple[nn.Module, Tensor, Tensor]]) -> None:
-    ledger = evaluate_autoattack(*cases[10], AutoAttack(threat=Linf(0.0)), 0)
+    ledger = evaluate_attack(*cases[10], AutoAttack(threat=Linf(0.0)), 0)
     assert ledger.counts == {"standing": 14, "misclassified": 2}
     assert ledger.verdicts.accuracy == 14 / 16
 
@@ -166,15 +168,13 @@ def test_pixels_at_rest_give_the_same_verdicts_and_nothing_of_the_caller_changes
     pixels = (inputs * 255).round().byte()
     model.train()
     before, kept, noise = condition(model), (pixels.clone(), labels.clone()), torch.get_rng_state()
-    at_rest = evaluate_autoattack(model, pixels, labels, AT_ONCE, 0)
+    at_rest = evaluate_attack(model, pixels, labels, AT_ONCE, 0)
     assert condition(model) == before
     assert torch.equal(pixels, kept[0])
     assert torch.equal(labels, kept[1])
     assert torch.equal(torch.get_rng_state(), noise)
     model.eval()
-    assert torch.equal(
-        at_rest.broken_by, evaluate_autoattack(model, pixels.float() / 255, labels, AT_ONCE, 0).broken_by
-    )
+    assert torch.equal(at_rest.broken_by, evaluate_attack(model, pixels.float() / 255, labels, AT_ONCE, 0).broken_by)
 
 
 def test_an_image_is_broken_only_when_the_model_itself_errs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,16 +187,85 @@ def test_an_image_is_broken_only_when_the_model_itself_errs(monkeypatch: pytest.
         return images - torch.tensor([turned[stage.name], 0, 0, 0]).view(1, 1, 2, 2)
 
     monkeypatch.setattr(ledgers, "perturb", perturb)
-    ledger = evaluate_autoattack(model, inputs, torch.tensor([0, 0, 0]), AutoAttack(batch_size=1), 0)
+    ledger = evaluate_attack(model, inputs, torch.tensor([0, 0, 0]), AutoAttack(batch_size=1), 0)
     assert ledger.broken_by.tolist() == [1, -1, -2]
     assert ledger.finished == (2, 2, 1, 1)
+
+
+# Any other attack is one stage
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [FGSM(threat=Linf(0.05)), PGD(steps=2, threat=Linf(0.05)), PGD(steps=2, threat=L2(0.5)), PGD(threat=Linf(0.0))],
+    ids=str,
+)
+def test_verdicts_of_any_attack_are_those_under_attack(
+    cases: dict[int, tuple[nn.Module, Tensor, Tensor]], tiny_digits: tuple[Tensor, Tensor], attack: Attack
+) -> None:
+    model, (inputs, labels) = cases[10][0], (tiny_digits[0][:600], tiny_digits[1][:600])  # three batches
+    ledger = evaluate_attack(model, inputs, labels, attack, 7, keep=True)
+    alone = under_attack(model, inputs, labels, attack, 7)
+    assert torch.equal(ledger.verdicts.correct, alone.correct)
+    assert ledger.label == attack.label
+    if attack.threat == Linf(0.0):
+        assert ledger.stages == ()
+        return
+    assert ledger.stages == (attack.label,)
+    assert ledger.finished == (3,)
+    assert 0 < ledger.counts[attack.label] < 600 - ledger.counts["misclassified"]
+    assert ledger.adversaries is not None
+    with torch.no_grad():
+        assert (model(ledger.adversaries).argmax(1) != labels[ledger.broken]).all()
+
+
+def test_an_attack_stopped_within_goes_on_with_the_batch_it_had_begun(
+    cases: dict[int, tuple[nn.Module, Tensor, Tensor]],
+    tiny_digits: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = (cases[10][0], tiny_digits[0][:600], tiny_digits[1][:600])
+    attack, path = PGD(steps=2, threat=Linf(0.05)), tmp_path / "ledger"
+    whole = evaluate_attack(*case, attack, 7, keep=True)
+    turns, inner = itertools.count(1), ledgers.perturb
+
+    def stopping(*arguments: Any) -> Tensor:
+        if next(turns) == 2:
+            raise KeyboardInterrupt
+        return inner(*arguments)
+
+    monkeypatch.setattr(ledgers, "perturb", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_attack(*case, attack, 7, path=path, keep=True)
+    assert load_ledger(path).finished == (1,)
+    assert same(evaluate_attack(*case, attack, 7, path=path, keep=True), whole)
+    assert next(turns) == 5  # the second batch twice, the others once
+
+
+def test_an_attack_of_other_settings_does_not_go_on_with_the_ledger(
+    cases: dict[int, tuple[nn.Module, Tensor, Tensor]], tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger"
+    a_ledger(cases[10], path, attack=PGD(steps=1, threat=Linf(0.1)))
+    with pytest.raises(RunFolderError, match=r"another evaluation: attack was PGD.*step_size=None.*, is PGD"):
+        a_ledger(cases[10], path, attack=PGD(steps=1, step_size=0.1, threat=Linf(0.1)))
+
+
+def test_each_attack_inside_each_threat_has_a_file_of_its_own() -> None:
+    attacks = (AutoAttack(), AutoAttack("reduced"), PGD(), PGD(steps=50), PGD(restarts=2), Square(20_000))
+    threats = (None, Linf(0.3), L2(0.3), Linf(8 / 256), Linf(7 / 255))
+    names = [ledger_name(replace(attack, threat=threat)) for attack in attacks for threat in threats]
+    assert len(set(names)) == len(attacks) * len(threats)
+    assert all(set(name) <= set(string.ascii_letters + string.digits + ".-") for name in names)
+    assert ledger_name(PGD(steps=50, restarts=20, threat=L2(0.5))) == "PGD-50x20-L2-eps-0.5.safetensors"
 
 
 # Killed and called again
 
 
 def evaluate(case: tuple[nn.Module, Tensor, Tensor], path: Path) -> Ledger:
-    return evaluate_autoattack(*case, AutoAttack(batch_size=3, threat=Linf(0.1)), 3, path=path, keep=True)
+    return evaluate_attack(*case, AutoAttack(batch_size=3, threat=Linf(0.1)), 3, path=path, keep=True)
 
 
 @dataclass(frozen=True)
@@ -274,9 +343,9 @@ def test_an_evaluation_killed_at_random_units_ends_as_an_undisturbed_one(
 def test_a_finished_evaluation_is_read_and_not_repeated(
     cases: dict[int, tuple[nn.Module, Tensor, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate_autoattack(*cases[3], AT_ONCE, 0, path=tmp_path / "ledger")
+    first = evaluate_attack(*cases[3], AT_ONCE, 0, path=tmp_path / "ledger")
     monkeypatch.setattr(ledgers, "perturb", None)
-    again = evaluate_autoattack(*cases[3], AT_ONCE, 0, path=tmp_path / "ledger")
+    again = evaluate_attack(*cases[3], AT_ONCE, 0, path=tmp_path / "ledger")
     assert torch.equal(first.broken_by, again.broken_by)
     assert (first.seconds, first.label, first.stages) == (again.seconds, again.label, again.stages)
     assert again.adversaries is None
@@ -290,7 +359,7 @@ def a_ledger(case: tuple[nn.Module, Tensor, Tensor], path: Path, **changes: obje
     """Begun or gone on with; nothing is attacked within a radius of zero."""
     attack = AutoAttack(threat=Linf(0.0))
     arguments = dict(zip(("model", "inputs", "labels"), case, strict=True)) | {"attack": attack, "seed": 0}
-    return evaluate_autoattack(**(arguments | changes), path=path)  # type: ignore[arg-type]
+    return evaluate_attack(**(arguments | changes), path=path)  # type: ignore[arg-type]
 
 
 def test_a_ledger_of_another_evaluation_is_refused_and_says_what_differs(
@@ -343,15 +412,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(ledgers, "perturb", None)
     with pytest.raises(RunFolderError, match="nowhere/ledger could not be written"):
-        evaluate_autoattack(*cases[10], AT_ONCE, 0, path=tmp_path / "nowhere" / "ledger")
+        evaluate_attack(*cases[10], AT_ONCE, 0, path=tmp_path / "nowhere" / "ledger")
 
 
 def test_inputs_that_cannot_be_right_are_refused(cases: dict[int, tuple[nn.Module, Tensor, Tensor]]) -> None:
     model, inputs, labels = cases[10]
     with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
-        evaluate_autoattack(model, inputs * 3, labels, AT_ONCE, 0)
+        evaluate_attack(model, inputs * 3, labels, AT_ONCE, 0)
     with pytest.raises(InputError, match=r"16 images came with labels of shape \[15\]"):
-        evaluate_autoattack(model, inputs, labels[1:], AT_ONCE, 0)
+        evaluate_attack(model, inputs, labels[1:], AT_ONCE, 0)
 
 
 # By hand

@@ -6,7 +6,7 @@ from robal.evaluation.checks import check_defence
 from robal.evaluation.classwise import Classwise, classwise, confusion
 from robal.evaluation.corruptions import CORRUPTIONS, corrupt, under_corruptions
 from robal.evaluation.intervals import interval_bounds
-from robal.evaluation.ledger import Ledger, evaluate_autoattack
+from robal.evaluation.ledger import Ledger, evaluate_attack
 from robal.evaluation.model_checks import Finding
 from robal.evaluation.reliability import Reliability, out_of_distribution, probabilities, reliability
 
@@ -25,7 +25,7 @@ __all__ = [
     "clean",
     "confusion",
     "corrupt",
-    "evaluate_autoattack",
+    "evaluate_attack",
     "interval_bounds",
     "linear_radius",
     "out_of_distribution",

@@ -1,14 +1,16 @@
-"""AutoAttack's verdict on every image, saved as it falls, so that an evaluation can be killed and called again.
+"""An attack's verdict on every image, saved as it falls, so that an evaluation can be killed and called again.
 
 pyautoattack's own resuming never works, and it says of no image which attack broke it. Here the unit of work is one
-batch of one stage. What a stage does to a batch is a function of the two, and which images a batch holds follows from
-the verdicts of the stages before: nothing else has to be remembered.
+batch of one stage: AutoAttack has four stages, any other attack is one. What a stage does to a batch is a function of
+the two and the seed, and which images a batch holds follows from the verdicts of the stages before: nothing else has to
+be remembered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robal.attacks import AutoAttack, perturb
+from robal.attacks import Attack, AutoAttack, perturb
 from robal.errors import InputError, RunFolderError
 from robal.evaluation.accuracy import Verdicts, clean, predict
 from robal.files import whole
@@ -27,22 +29,22 @@ from robal.images import unit
 from robal.networks import home_of
 from robal.progress import track
 from robal.seeds import generator
-from robal.threats import Linf
+from robal.threats import Linf, with_threat
 
 STANDING, MISCLASSIFIED = -1, -2
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """What became of every image in one AutoAttack evaluation, finished or not.
+    """What became of every image under one attack, finished or not.
 
     Args:
         broken_by: [N] int64: the position in `stages` of the attack that broke the image; STANDING (-1) where none did;
             MISCLASSIFIED (-2) where the model was wrong to begin with and nothing was tried.
         labels: [N] int64.
         classes: K.
-        label: "AutoAttack", or "AutoAttack-reduced" for two or three classes.
-        stages: names of the attacks, in their order.
+        label: the attack's; "AutoAttack-reduced" for AutoAttack on two or three classes.
+        stages: names of the attacks, in their order; of any but AutoAttack its label alone.
         batch_size: images attacked together.
         finished: how many batches of each stage are done.
         seconds: the time that these took, of each stage.
@@ -89,7 +91,7 @@ class Ledger:
             stage = next(stage for stage, done in enumerate(self.finished) if done < len(self.batches(stage)))
             raise InputError(
                 f"this evaluation stopped within {self.stages[stage]}, so no accuracy can be told from it yet; "
-                "call evaluate_autoattack again with the same arguments"
+                "call evaluate_attack again with the same arguments"
             )
         return Verdicts(self.broken_by == STANDING, self.labels, self.classes)
 
@@ -114,60 +116,61 @@ class Ledger:
         )
 
 
-def evaluate_autoattack(
+def evaluate_attack(
     model: nn.Module,
     inputs: Tensor,
     labels: Tensor,
-    attack: AutoAttack,
+    attack: Attack,
     seed: int,
     *,
     path: Path | None = None,
     keep: bool = False,
 ) -> Ledger:
-    """AutoAttack on every image that the model gets right, with the verdict on each; killed, call it again.
+    """An attack on every image that the model gets right, with the verdict on each; killed, call it again.
 
-    The batches are those of pyautoattack's `run_standard_evaluation`: the images that still stand before a stage, in
-    their order, cut into `batch_size`; each batch starts from the same seed. An image is broken when the model itself
-    errs on it, whatever the fast twin that is attacked in its stead says (`attacks.crafting`).
+    The batches are the images that still stand before a stage, in their order, cut into the attack's `batch_size`, or
+    250. AutoAttack's are those of pyautoattack's `run_standard_evaluation`, where each batch starts from the same seed;
+    another attack's noise is named by the seed, its label and the batch, as in `under_attack`. An image is broken when
+    the model itself errs on it, whatever the fast twin that is attacked in its stead says (`attacks.crafting`).
 
     Args:
-        model: returns logits [B, K], K >= 2; with K of 2 or 3 the reduced set runs, and the ledger's label says so.
+        model: returns logits [B, K], K >= 2; with K of 2 or 3 AutoAttack's reduced set runs, see `fitting`.
         inputs: [N, C, H, W] uint8, or float32 in [0, 1]; N >= 1.
         labels: [N] int64 in [0, K).
-        attack: version, batch size and threat.
-        seed: as pyautoattack takes it.
+        attack: any; a frozen dataclass, so that its `repr` says what decides its result. Its threat, where it names
+            none, is Linf(8/255).
+        seed: for AutoAttack as pyautoattack takes it.
         path: of the ledger's file, saved whole after each batch; there already: the evaluation goes on where it
             stopped. None: nothing is saved.
         keep: the adversaries too.
 
     Returns:
-        A complete ledger. Its verdicts are those of pyautoattack called bare with the same seed, but for images
-        that lie so near the boundary that float rounding decides.
+        A complete ledger. Its verdicts are those of `under_attack`; for AutoAttack those of pyautoattack called bare
+        with the same seed, but for images that lie so near the boundary that float rounding decides.
 
     Raises:
-        InputError: for inputs out of range, NaN, labels that do not fit, or a threat of another norm.
+        InputError: for inputs out of range, NaN, labels that do not fit, or a threat that the attack does not know.
         RunFolderError: for a file that is damaged, cannot be written, or is of another model, images, labels,
             attack or seed.
 
     Source: Croce and Hein, ICML 2020, arXiv 2003.01690.
     """
-    before = clean(model, inputs, labels, attack.batch_size)
-    if before.classes < 4:
-        attack = replace(attack, version="reduced")
-    stages = attack.stages(before.classes, seed)
-    if stages[0].threat.eps == 0:  # a ball of one point, which is clean
+    before = clean(model, inputs, labels, getattr(attack, "batch_size", 256))
+    attack, size = fitting(attack, before.classes), getattr(attack, "batch_size", 250)
+    attack = with_threat(attack, attack.threat or Linf())
+    stages = attack.stages(before.classes, seed) if isinstance(attack, AutoAttack) else (attack,)
+    if attack.threat is not None and attack.threat.eps == 0:  # a ball of one point, which is clean
         stages = ()
-    what = replace(attack, threat=attack.threat or Linf())
     ledger = Ledger(
         torch.where(before.correct, STANDING, MISCLASSIFIED),
         labels.clone(),
         before.classes,
         attack.label,
-        tuple(stage.name for stage in stages),
-        attack.batch_size,
+        tuple(getattr(stage, "name", stage.label) for stage in stages),
+        size,
         (0,) * len(stages),
         (0.0,) * len(stages),
-        tuple(_fingerprint(model, inputs, labels, what, seed, keep).items()),
+        tuple(_fingerprint(model, inputs, labels, attack, seed, keep).items()),
         torch.empty(0, *inputs.shape[1:]) if keep else None,
     )
     if path is not None:
@@ -176,18 +179,37 @@ def evaluate_autoattack(
         else:
             save_ledger(ledger, path)  # so that a place that cannot be written is found out before the work
     device = home_of(model)
-    untouched = generator(seed, "a stage has a seed of its own")
     for number, stage in enumerate(stages):
         batches, done = ledger.batches(number), ledger.finished[number]
         images = sum(len(batch) for batch in batches)
-        for batch in track(batches[done:], f"{attack.label}: {stage.name}, {images} images", done=done):
+        for turn, batch in enumerate(track(batches[done:], f"{stage.label}, {images} images", done=done), done):
             started = time.perf_counter()
-            moved = perturb(stage, model, unit(inputs[batch].to(device)), labels[batch].to(device), untouched)
-            wrong = predict(model, moved, attack.batch_size) != labels[batch]
+            noise = generator(seed, "attack", stage.label, turn)
+            moved = perturb(stage, model, unit(inputs[batch].to(device)), labels[batch].to(device), noise)
+            wrong = predict(model, moved, size) != labels[batch]
             ledger = ledger.after(number, batch[wrong], moved.cpu()[wrong], time.perf_counter() - started)
             if path is not None:
                 save_ledger(ledger, path)
     return ledger
+
+
+def fitting(attack: Attack, classes: int) -> Attack:
+    """The attack as it runs on a model of so many classes: AutoAttack on fewer than four is the reduced set.
+
+    >>> fitting(AutoAttack(), 3).label
+    'AutoAttack-reduced'
+    """
+    return replace(attack, version="reduced") if isinstance(attack, AutoAttack) and classes < 4 else attack
+
+
+def ledger_name(attack: Attack) -> str:
+    """The name of the file for the ledger of an attack inside its threat, safe on any disk.
+
+    >>> ledger_name(AutoAttack(threat=Linf(0.3)))
+    'AutoAttack-Linf-eps-0.3.safetensors'
+    """
+    said = f"{attack.label} {attack.threat or Linf()!r}"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", said).strip("-.") + ".safetensors"
 
 
 def save_ledger(ledger: Ledger, path: Path) -> None:
@@ -234,7 +256,7 @@ def _same(found: Ledger, ours: Ledger, path: Path) -> Ledger:
 
 
 def _fingerprint(
-    model: nn.Module, inputs: Tensor, labels: Tensor, attack: AutoAttack, seed: int, keep: bool
+    model: nn.Module, inputs: Tensor, labels: Tensor, attack: Attack, seed: int, keep: bool
 ) -> dict[str, str]:
     """What decides a ledger, by name. The model is its weights and the kinds of its layers."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}

@@ -48,15 +48,35 @@ def remarks(outcome: Mapping[str, Any]) -> list[str]:
     calibration = outcome["reliability"]
     said.append(
         f"Calibration error: {calibration['clean']['calibration_error']:.3f} clean, "
-        f"{calibration['adversarial']['calibration_error']:.3f} attacked."
+        f"{calibration['adversarial']['calibration_error']:.3f} attacked (by all attacks; what stands, by PGD-20)."
     )
+    fell = outcome["adversarial_by"]["stood_and_fell"]
+    if fell:
+        advice = "" if "AutoAttack" in outcome["attacks"] else " Add AutoAttack."
+        said.append(f"Too weak: {fell} of the images that stand under these attacks fall to PGD-20.{advice}")
+    said += _told_apart(outcome)
     if "corruptions" in outcome:
         said.append(f"Under common corruptions, on average: {outcome['corruptions']['mean']:.1%} accurate.")
         flagged = [finding for finding in outcome["checks"] if not finding["passed"]]
         said += [f"FLAGGED {one['name']}: {one['meaning']} {one['advice']}" for one in flagged]
-        if not flagged and outcome["checks"]:
+        if not outcome["checks"]:
+            said.append("Masked gradients were not looked for: the checks are for Linf and L2, with a radius above 0.")
+        elif not flagged:
             said.append(f"None of {len(outcome['checks'])} checks found signs of masked gradients.")
     return said
+
+
+def _told_apart(outcome: Mapping[str, Any]) -> list[str]:
+    """How well low confidence tells images of something else; nothing where none were given."""
+    if "outside" not in outcome:
+        return []
+    told = outcome["outside"]
+    rates = ", ".join(
+        f"{told[name]['confidence']:.3f} by confidence and {told[name]['entropy']:.3f} by entropy {words}"
+        for name, words in (("clean", "from the test images"), ("adversarial", "from them as attacked"))
+    )
+    name = outcome["about"].get("outside") or "something else"
+    return [f"AUROC of telling {told['images']:,} images of {name}: {rates} (0.5 is chance)."]
 
 
 def evaluation_page(folder: Path) -> Path:
@@ -80,6 +100,8 @@ def evaluation_page(folder: Path) -> Path:
             corruptions=outcome.get("corruptions", {}).get("accuracy", {}),
             stages={name: one["stages"] for name, one in outcome["attacks"].items() if one["stages"]},
             sandwich=outcome["sandwich"]["text"],
+            adversarial_by=outcome["adversarial_by"]["text"],
+            curve_by=outcome["curve"]["text"],
             facts=[(name, str(value)) for name, value in _facts(outcome["about"])],
             command=outcome["about"].get("command", ""),
         )
@@ -100,20 +122,23 @@ def headline(outcome: Mapping[str, Any]) -> str:
 
 
 def rows_of(outcome: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Name, accuracy, interval and seconds of each line of the table."""
+    """Name, accuracy, interval and seconds of each line of the table; other threats last, under a line of their own."""
     count, rows = outcome["about"]["images"], [("clean", outcome["clean"], None)]
     rows += [(name, one["accuracy"], one["seconds"]) for name, one in outcome["attacks"].items()]
     rows += [("worst case", outcome["worst_case"], None), ("certified", outcome["certified"]["accuracy"], None)]
+    further = [(name, one["accuracy"], one["seconds"]) for name, one in outcome["beyond"].items()]
+    rows += [("beyond the threat:", None, None), *further] if further else []
     shown = []
     for name, value, seconds in rows:
         rate = None if value is None else Rate(value, count)
         took = "" if seconds is None else f"{seconds:.0f}"
-        shown.append((name, "–" if rate is None else str(rate), "" if rate is None else rate.range, took))
+        blank = "" if name.endswith(":") else "–"
+        shown.append((name, blank if rate is None else str(rate), "" if rate is None else rate.range, took))
     return shown
 
 
 def confusion_figure(outcome: Mapping[str, Any]) -> Drawing:
-    """Two matrices, clean and under the strongest attack: shares of each true class."""
+    """Two matrices, clean and as attacked: shares of each true class."""
     names, parts = outcome["about"]["classes"], outcome["confusion"]
     with style():
         figure = canvas(8.2, 4.1)
@@ -130,7 +155,7 @@ def confusion_figure(outcome: Mapping[str, Any]) -> Drawing:
             axes.set_xticks(places, [str(name)[:8] for name in names] if few else [])
             axes.set_yticks(places, [str(name)[:8] for name in names] if few else [])
             axes.set(title=title, xlabel="predicted", ylabel="true")
-        return draw("confusion", "Confusion matrices, clean and under the strongest attack.", figure)
+        return draw("confusion", "Confusion matrices, clean and under all attacks together.", figure)
 
 
 def class_figure(outcome: Mapping[str, Any]) -> Drawing:
@@ -151,7 +176,7 @@ def class_figure(outcome: Mapping[str, Any]) -> Drawing:
 
 
 def curve_figure(outcome: Mapping[str, Any]) -> Drawing:
-    """Accuracy against ε by DeepFool, and the attacks' figures at the threat's ε."""
+    """Accuracy against ε, an upper bound, and the attacks' figures at the threat's ε."""
     curve = outcome["curve"]
     with style():
         figure = canvas(8.2, 3.2)
@@ -172,7 +197,8 @@ def _picture(path: Path) -> str:
 
 
 def _facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    plain = [(name, about[name]) for name in ("model", "weights", "data", "images", "seed") if about.get(name)]
+    names = ("model", "weights", "data", "images", "outside", "seed")
+    plain = [(name, about[name]) for name in names if about.get(name)]
     return [
         *plain,
         *about.get("versions", {}).items(),
