@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from robal.attacks import ascend
+from robal.attacks import FGSM, ascend
 from robal.errors import InputError
-from robal.objectives import Batch, Natural, Trades
+from robal.objectives import Adversarial, Batch, Natural, Trades
 from robal.objectives.trades import kl_divergence
 from robal.seeds import generator
 from robal.threats import Linf
@@ -91,6 +92,49 @@ def test_the_penalty_grows_with_its_weight() -> None:
         Trades(beta=beta, threat=Linf(0.1))(model, None, batch, generator(0)) for beta in (0.0, 1.0, 3.0)
     )
     torch.testing.assert_close(three - zero, 3 * (one - zero), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.1])
+def test_images_without_labels_bring_their_divergence_and_nothing_else(radius: float) -> None:
+    """Two calls by hand, one noise after the other: the mean loss is (Σ CE + β · Σ KL over all 10 images) / 6."""
+    model, objective = convnet(dropout=0.0).eval(), Trades(beta=3.0, steps=2, threat=Linf(0.1), on_unlabelled=True)
+    batch, beside = a_batch(), torch.rand(4, 1, 8, 8, generator=generator(1, "beside"))
+    as_batch = Batch(beside, torch.zeros(4, dtype=torch.int64), torch.ones(4))
+    noise = generator(5)
+    alone = objective(model, None, batch, noise)
+    divergence = objective(model, None, as_batch, noise) - Natural()(model, None, as_batch, noise)
+    together = replace(objective, weight_radius=radius)(model, None, replace(batch, unlabelled=beside), generator(5))
+    if radius:
+        assert together.mean() > (alone.sum() + divergence.sum()) / 6 + 1e-3  # weights are moved for all images
+    else:
+        torch.testing.assert_close(together, alone + divergence.sum() / 6)
+    without = replace(objective, beta=0.0)(model, None, replace(batch, unlabelled=beside), generator(5))
+    assert torch.equal(without, Natural()(model, None, batch, generator(5)))
+
+
+def test_images_without_labels_train_the_model() -> None:
+    model, batch = convnet(dropout=0.0).train(), a_batch()
+    beside = torch.rand(4, 1, 8, 8, generator=generator(1, "beside"))
+    objective = Trades(steps=2, threat=Linf(0.1), on_unlabelled=True)
+    objective(model, None, replace(batch, unlabelled=beside), generator(0)).mean().backward()
+    assert model[1].num_batches_tracked == 2  # all images as they are, and all adversaries
+    changed = convnet(dropout=0.0).train()
+    objective(changed, None, batch, generator(0)).mean().backward()
+    assert (model[5].weight.grad - changed[5].weight.grad).abs().max() > 1e-3
+
+
+def test_others_leave_images_without_labels_alone() -> None:
+    model, batch = convnet(dropout=0.0).eval(), a_batch()
+    beside = replace(batch, unlabelled=torch.rand(4, 1, 8, 8, generator=generator(1, "beside")))
+    for objective in (Natural(), Adversarial(FGSM(threat=Linf(0.1))), Trades(steps=1, threat=Linf(0.1))):
+        given = objective(model, None, beside, generator(0))
+        assert torch.equal(given, objective(model, None, batch, generator(0)))
+
+
+def test_costs_count_the_crafting_and_both_losses() -> None:
+    assert (Trades(steps=7).passes, Trades(steps=7).unlabelled_passes) == (9, 0)
+    assert Trades(steps=7, on_unlabelled=True).unlabelled_passes == 9
+    assert (Trades(beta=0.0).passes, Trades(beta=0.0).unlabelled_passes) == (1, 0)
 
 
 @pytest.mark.parametrize("settings", [{"beta": -1.0}, {"steps": 0}])

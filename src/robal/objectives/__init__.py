@@ -1,11 +1,24 @@
 """Objectives: what training minimises. A new one is one file and one line here."""
 
 from robal.objectives.adversarial import Adversarial
+from robal.objectives.awp import hardest_weights
+from robal.objectives.fixmatch import FixMatch
 from robal.objectives.natural import Natural
-from robal.objectives.objective import Batch, Objective
+from robal.objectives.nfgsm import NFGSM
+from robal.objectives.objective import Batch, Objective, cross_entropy
 from robal.objectives.trades import Trades
 
-__all__ = ["Adversarial", "Batch", "Natural", "Objective", "Trades"]
+__all__ = [
+    "NFGSM",
+    "Adversarial",
+    "Batch",
+    "FixMatch",
+    "Natural",
+    "Objective",
+    "Trades",
+    "cross_entropy",
+    "hardest_weights",
+]
 
 ALIASES = {
     "natural": "Natural",
@@ -13,4 +26,7 @@ ALIASES = {
     "adversarial": "Adversarial",
     "pgd-at": "Adversarial",
     "trades": "Trades",
+    "nfgsm": "NFGSM",
+    "n-fgsm": "NFGSM",
+    "fixmatch": "FixMatch",
 }

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robal.attacks import PGD, Attack, perturb
-from robal.errors import InputError
-from robal.objectives.objective import Batch
+from robal.objectives.awp import at_hardest_weights
+from robal.objectives.objective import Batch, check_strengths, cross_entropy
 from robal.pool import Examples
 
 
@@ -23,20 +22,23 @@ class Adversarial:
     Args:
         attack: crafts x + δ.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+        weight_radius: adversarial weight perturbation, see `robal.objectives.awp`; 0: none.
+
+    Images without labels are not used.
 
     Source: Madry et al., ICLR 2018, arXiv 1706.06083; inside active learning: Guo et al., arXiv 2112.02542, eq. 3.
     """
 
     attack: Attack = PGD()
     label_smoothing: float = 0.0
+    weight_radius: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing lies in [0, 1); {self.label_smoothing} came")
+        check_strengths(self.label_smoothing, self.weight_radius)
 
     @property
     def passes(self) -> int:
-        return self.attack.passes + 1
+        return self.attack.passes + (2 if self.weight_radius else 1)
 
     def begin(self, model: nn.Module, examples: Examples) -> None:
         return None
@@ -45,4 +47,9 @@ class Adversarial:
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
         moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
-        return F.cross_entropy(model(moved), batch.labels, reduction="none", label_smoothing=self.label_smoothing)
+        return at_hardest_weights(
+            model,
+            lambda forward: cross_entropy(forward(moved), batch, self.label_smoothing),
+            batch.weights,
+            self.weight_radius,
+        )

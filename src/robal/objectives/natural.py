@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from robal.errors import InputError
-from robal.objectives.objective import Batch
+from robal.objectives.objective import Batch, check_strengths, cross_entropy
 from robal.pool import Examples
 
 
@@ -24,8 +22,7 @@ class Natural:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing lies in [0, 1); {self.label_smoothing} came")
+        check_strengths(self.label_smoothing, 0.0)
 
     @property
     def passes(self) -> int:
@@ -37,5 +34,4 @@ class Natural:
     def __call__(
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
-        logits = model(batch.inputs)
-        return F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)
+        return cross_entropy(model(batch.inputs), batch, self.label_smoothing)

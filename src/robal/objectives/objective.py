@@ -7,7 +7,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from robal.errors import InputError
 from robal.pool import Examples
 
 
@@ -20,6 +22,7 @@ class Batch:
         labels: [B] int64.
         weights: [B] float32; the trainer multiplies the losses by them.
         unlabelled: [U, C, H, W] images without labels, or None.
+        targets: [B, K] float32, probabilities of the classes that take the place of `labels`, or None.
         meta: inputs and labels of a meta batch, or None.
     """
 
@@ -27,6 +30,7 @@ class Batch:
     labels: Tensor
     weights: Tensor
     unlabelled: Tensor | None = None
+    targets: Tensor | None = None
     meta: tuple[Tensor, Tensor] | None = None
 
 
@@ -36,7 +40,10 @@ class Objective(Protocol):
 
     @property
     def passes(self) -> int:
-        """Gradient evaluations (forward and backward passes) an example costs, crafting included."""
+        """Gradient evaluations (forward and backward passes) an example costs, crafting included.
+
+        An objective that also looks at `Batch.unlabelled` says in `unlabelled_passes` what one of those costs.
+        """
         ...
 
     def begin(self, model: nn.Module, examples: Examples) -> nn.Module | None:
@@ -48,3 +55,22 @@ class Objective(Protocol):
     ) -> Tensor:
         """[B], one loss per example, differentiable in the model's parameters. The model is in training mode."""
         ...
+
+
+def cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    """[B]: the cross-entropy with the batch's targets where it has any, with its labels where not.
+
+    >>> batch = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([0]), torch.ones(1), targets=torch.tensor([[0.5, 0.5]]))
+    >>> cross_entropy(torch.tensor([[0.0, 1.0986123]]), batch)  # ½ log 4 + ½ log(4/3)
+    tensor([0.8370])
+    """
+    wanted = batch.labels if batch.targets is None else batch.targets
+    return F.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
+
+
+def check_strengths(label_smoothing: float, weight_radius: float) -> None:
+    """Raises InputError for a smoothing outside [0, 1) or a radius that is negative or infinite."""
+    if not 0 <= label_smoothing < 1:
+        raise InputError(f"label_smoothing lies in [0, 1); {label_smoothing} came")
+    if not 0 <= weight_radius < float("inf"):
+        raise InputError(f"weight_radius is a share of a weight's length, 0 or more; {weight_radius} came")

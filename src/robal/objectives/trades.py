@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from robal.attacks import ascend, crafting
 from robal.errors import InputError
-from robal.objectives.objective import Batch
+from robal.objectives.awp import Forward, at_hardest_weights
+from robal.objectives.objective import Batch, check_strengths, cross_entropy
 from robal.pool import Examples
 from robal.threats import Linf, Threat
 
@@ -19,28 +20,44 @@ from robal.threats import Linf, Threat
 class Trades:
     """CE(f(x), y) + β · KL(f(x) ‖ f(x')), with x' climbing that KL from x + 0.001 · N(0, 1).
 
+    The stability term asks for no label, so with `on_unlabelled` U images without labels take part: each of the B
+    losses gets the B-th part of their β · KL, and the mean loss is (Σ CE + β · Σ KL over all B + U images) / B.
+    They are forwarded together with the others. Where examples have weights, theirs is the mean one.
+
     Args:
         beta: weight of the stability term, ≥ 0; with 0 nothing is crafted and this is natural training.
         steps: gradient steps of the crafting.
         step_size: in units of the threat's norm; None: 2.5 · eps / steps.
         threat: None: the plan's; alone, Linf(8/255).
+        weight_radius: adversarial weight perturbation, see `robal.objectives.awp`; 0: none.
+        on_unlabelled: whether images without labels take part.
 
     Source: Zhang et al., ICML 2019, arXiv 1901.08573, eq. 5; the model is in eval mode while x' is crafted, as in
-    the released code.
+    the released code. Images without labels: Carmon et al., NeurIPS 2019, arXiv 1905.13736 (there with pseudo-labels
+    too); Alayrac et al., NeurIPS 2019, arXiv 1905.13725.
     """
 
     beta: float = 6.0
     steps: int = 10
     step_size: float | None = None
     threat: Threat | None = None
+    weight_radius: float = 0.0
+    on_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         if self.beta < 0 or self.steps < 1:
             raise InputError(f"Trades needs beta >= 0 and steps >= 1; {self.beta} and {self.steps} came")
+        check_strengths(0.0, self.weight_radius)
 
     @property
     def passes(self) -> int:
-        return self.steps + 2 if self.beta else 1
+        losses = 2 if self.beta else 1
+        return (self.steps if self.beta else 0) + losses * (2 if self.weight_radius else 1)
+
+    @property
+    def unlabelled_passes(self) -> int:
+        """Gradient evaluations an image without label costs, as any other image does; 0 where none takes part."""
+        return self.passes if self.on_unlabelled and self.beta else 0
 
     def begin(self, model: nn.Module, examples: Examples) -> None:
         return None
@@ -48,12 +65,25 @@ class Trades:
     def __call__(
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
+        images = moved = batch.inputs
+        if self.beta:
+            moved = self._craft(model, images, generator)
+            if self.on_unlabelled and batch.unlabelled is not None:
+                moved = torch.cat([moved, self._craft(model, batch.unlabelled, generator)])
+                images = torch.cat([images, batch.unlabelled])
+        return at_hardest_weights(
+            model, lambda forward: self._losses(forward, batch, images, moved), batch.weights, self.weight_radius
+        )
+
+    def _losses(self, forward: Forward, batch: Batch, images: Tensor, moved: Tensor) -> Tensor:
+        """[B]: of all images, those without labels at the end, and where they were moved."""
+        count, logits = len(batch.labels), forward(images)
+        natural = cross_entropy(logits[:count], batch)
         if self.beta == 0:
-            return F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
-        moved = self._craft(model, batch.inputs, generator)
-        logits, moved_logits = model(batch.inputs), model(moved)  # apart: BatchNorm sees one kind of image at a time
-        natural = F.cross_entropy(logits, batch.labels, reduction="none")
-        return natural + self.beta * kl_divergence(logits, moved_logits)
+            return natural
+        moved_logits = forward(moved)  # apart: BatchNorm sees one kind of image at a time
+        divergence = kl_divergence(logits, moved_logits)
+        return natural + self.beta * (divergence[:count] + divergence[count:].sum() / count)
 
     def _craft(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
         threat = self.threat or Linf()
