@@ -16,7 +16,7 @@ ROOT = Path(robal.__file__).parent
 GROUPS: list[tuple[str, ...]] = [
     ("errors", "seeds", "progress", "files"),
     ("networks", "datasets"),
-    ("threats",),
+    ("threats", "augmentations"),
     ("engines",),
     ("images", "pool", "data"),
     ("candidates",),
@@ -25,7 +25,7 @@ GROUPS: list[tuple[str, ...]] = [
     ("scores",),
     ("acquisition", "evaluation", "objectives"),
     ("training",),
-    ("plan", "plans", "folder", "kept", "measure", "records", "selection", "loop", "assessment"),
+    ("plan", "plans", "folder", "kept", "measure", "records", "selection", "loop", "subjects", "assessment"),
     ("report",),
     ("presets",),
     ("cli",),
@@ -47,6 +47,7 @@ IN_ORDER = {
     "records",
     "selection",
     "loop",
+    "subjects",
     "assessment",
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__")

@@ -45,3 +45,19 @@ def describe_kept(kept: Examples, hidden: Tensor | None) -> dict[str, Any]:
     if hidden is not None and len(pseudo):
         right = (hidden[pseudo.origin] == pseudo.labels).double().mean().item()
     return {"twin": kept.count("twin"), "crafted": kept.count("crafted"), "pseudo": len(pseudo), "pseudo_right": right}
+
+
+def describe_guesses(guesses: Tensor | None, candidates: Tensor, hidden: Tensor | None) -> dict[str, Any] | None:
+    """Of pool training: how many images the teacher labelled and, in a simulation, what share rightly.
+
+    Args:
+        guesses: [U] int64, -1 where there is none, or None where no teacher was trained.
+        candidates: [U] int64, the images they are of, positions in the pool.
+        hidden: [N] int64, the true labels, or None; looked at for this figure alone.
+    """
+    if guesses is None:
+        return None
+    said, right = guesses >= 0, None
+    if hidden is not None and bool(said.any()):
+        right = (hidden[candidates[said]] == guesses[said]).double().mean().item()
+    return {"images": len(guesses), "pseudo": int(said.sum()), "pseudo_right": right}

@@ -16,7 +16,7 @@ from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
-from robal.kept import carried_on, describe_kept, load_kept, save_kept
+from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
@@ -106,7 +106,8 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     started, first = time.perf_counter(), state.round == 0
     candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
     if not first and "teacher" in needs_of(plan.acquisition):
-        candidates = replace(candidates, teacher=teacher(plan, data, state, scratch))
+        beside = previous.teacher or teacher(plan, data, state, scratch)
+        candidates = replace(candidates, teacher=beside)
     question = choose(
         Random() if first else plan.with_threats().acquisition,
         candidates,
@@ -153,13 +154,15 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     recipe = (effective.start if number == 0 else effective).recipe
     labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
     started = time.perf_counter()
+    fresh, candidates = initial(plan, data), state.pool.candidates
     trained = fit(
         recipe,
         labelled.examples,
-        None,
-        previous if recipe.warm_start else initial(plan, data),
+        state.pool.images.at_rest(candidates) if recipe.looks_at_the_pool else None,
+        previous if recipe.warm_start else fresh,
         monitor_of(plan, labelled, number),
         stream(plan.seed, "fit", number),
+        fresh=fresh.model,
         checkpoint=scratch / "training.safetensors",
         what=f"round {number} of {plan.rounds}: training",
     )
@@ -170,7 +173,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     }
     row = measure(plan, data, labelled, trained, number, answers) | {
         "kept": describe_kept(state.kept, data.hidden),
-        "gradient_evaluations": recipe.epochs * len(labelled.examples) * recipe.objective.passes,
+        "pool": describe_guesses(trained.guesses, candidates, data.hidden),
+        "gradient_evaluations": trained.evaluations,
     }
     row["times"] = times | {"evaluate": row.pop("seconds")}
     row["seconds"] = sum(row["times"].values())
@@ -180,7 +184,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     names = [data.classes[label] if label >= 0 else "–" for label in answers.tolist()]
     contact_sheet(scratch / "query.png", data.images, question, names, most=60)
     place.save_history([*state.history, row])
-    (scratch / "training.safetensors").unlink(missing_ok=True)
+    for name in ("training", "pool-teacher"):
+        (scratch / f"{name}.safetensors").unlink(missing_ok=True)
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
 
 
@@ -237,7 +242,8 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         state = replace(
             state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
         )
-        (place.round(number) / "training.safetensors").unlink(missing_ok=True)  # a kill came after the metrics
+        for name in ("training", "pool-teacher"):  # a kill came after the metrics
+            (place.round(number) / f"{name}.safetensors").unlink(missing_ok=True)
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data)
     if history:

@@ -137,7 +137,7 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"{Path(plan.data.name).stem.replace(':', '-')}-{acquisition_name}-{digest}"
 
 
-_STRUCTURES = {"DeepFool", "Plan", "Source", "Start", "Validation", "Evaluation", "Recipe"}
+_STRUCTURES = {"DeepFool", "Plan", "Source", "Start", "Validation", "Evaluation", "PoolTraining", "Recipe"}
 
 
 def to_yaml(plan: Plan) -> str:

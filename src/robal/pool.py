@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from robal.errors import InputError
 from robal.images import Images, unit
@@ -99,6 +100,7 @@ class Examples:
         origin: [E] int64, the position in the pool; -1 for images from elsewhere.
         kind: [E] uint8, a position in `KINDS`.
         weight: [E] float32, the weight in the loss.
+        targets: [E, K] float32, class probabilities that take the place of the labels in the loss, or None.
     """
 
     images: Tensor
@@ -106,6 +108,7 @@ class Examples:
     origin: Tensor
     kind: Tensor
     weight: Tensor
+    targets: Tensor | None = None
 
     KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted")
 
@@ -146,7 +149,12 @@ class Examples:
     def only(self, chosen: Tensor) -> Examples:
         """The examples at `chosen`, positions or [E] bool."""
         return Examples(
-            self.images[chosen], self.labels[chosen], self.origin[chosen], self.kind[chosen], self.weight[chosen]
+            self.images[chosen],
+            self.labels[chosen],
+            self.origin[chosen],
+            self.kind[chosen],
+            self.weight[chosen],
+            None if self.targets is None else self.targets[chosen],
         )
 
     def count(self, kind: str) -> int:
@@ -155,7 +163,10 @@ class Examples:
 
     @classmethod
     def join(cls, parts: Sequence[Examples]) -> Examples:
-        """All parts one after the other; float32 as soon as one of them is. Empty parts are left out."""
+        """All parts one after the other; float32 as soon as one of them is. Empty parts are left out.
+
+        Where one part has targets, all get them.
+        """
         parts = [part for part in parts if len(part)] or list(parts[:1])
         images = [part.images for part in parts]
         if len({piece.dtype for piece in images}) > 1:
@@ -166,10 +177,21 @@ class Examples:
             torch.cat([part.origin for part in parts]),
             torch.cat([part.kind for part in parts]),
             torch.cat([part.weight for part in parts]),
+            _join_targets(parts),
         )
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def _join_targets(parts: Sequence[Examples]) -> Tensor | None:
+    """The targets of all parts, one-hot for a part that has labels alone; None where no part has any."""
+    classes = next((part.targets.shape[1] for part in parts if part.targets is not None), 0)
+    if not classes:
+        return None
+    return torch.cat(
+        [F.one_hot(part.labels, classes).float() if part.targets is None else part.targets for part in parts]
+    )
 
 
 def check_labels(labels: Tensor, classes: int, lowest: int = 0, what: str = "labels") -> None:

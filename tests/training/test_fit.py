@@ -142,11 +142,12 @@ def test_an_example_of_weight_zero_has_no_say_in_the_loss(examples: Examples, st
 
 def test_unlabelled_images_come_beside_each_batch(examples: Examples, start: Trained) -> None:
     watching = Watching()
-    fit(replace(NATURAL, objective=watching, epochs=1), examples, examples.images[:3], start, None, 0)
+    recipe = replace(NATURAL, objective=watching, epochs=1, unlabelled_batch=5)
+    fit(recipe, examples, examples.images[:3], start, None, 0)
     known = {round(float(total), 3) for total in (examples.images[:3].float() / 255).flatten(1).sum(1)}
     for batch in watching.batches:
         assert batch.unlabelled is not None
-        assert len(batch.unlabelled) == len(batch.labels)
+        assert len(batch.unlabelled) == 5
         assert {round(float(total), 3) for total in batch.unlabelled.flatten(1).sum(1)} <= known
 
 

@@ -1,4 +1,4 @@
-"""Objectives that watch, count or stop, around one that trains."""
+"""Objectives that watch, count or stop, around one that trains, and looks at images without labels."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Watching:
 
     inner: Any = Natural()
     stop: int = -1
+    unlabelled_passes: int = 1
     batches: list[Batch] = field(default_factory=list)
     modes: list[bool] = field(default_factory=list)
 

@@ -1,6 +1,6 @@
 """Training: recipes, and `fit`, which carries them out."""
 
-from robal.training.augmentation import Augmentation, CropFlip, NoAugmentation
+from robal.augmentations import Affine, Augmentation, Brightness, Chain, CropFlip, Cutout, NoAugmentation
 from robal.training.fit import Monitor, fit
 from robal.training.optimisers import (
     SGD,
@@ -12,19 +12,24 @@ from robal.training.optimisers import (
     Schedule,
     Triangular,
 )
-from robal.training.recipe import Recipe
+from robal.training.recipe import PoolTraining, Recipe
 from robal.training.trained import Trained
 
 __all__ = [
     "SGD",
     "Adam",
+    "Affine",
     "Augmentation",
+    "Brightness",
+    "Chain",
     "Constant",
     "Cosine",
     "CropFlip",
+    "Cutout",
     "Monitor",
     "NoAugmentation",
     "Optimiser",
+    "PoolTraining",
     "Recipe",
     "ReleasedCyclic",
     "Schedule",

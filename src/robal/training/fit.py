@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robal.errors import ContractError, InputError
-from robal.images import unit
 from robal.networks import channels_last, home_of
-from robal.objectives import Batch
+from robal.objectives import Batch, Objective
 from robal.pool import Examples
-from robal.progress import track
+from robal.progress import say, track
 from robal.seeds import generator, stream
+from robal.threats import Linf, scaled, with_threat
+from robal.training.batches import batches, steps_in_epoch
+from robal.training.pseudo_labels import pseudo_labels
 from robal.training.recipe import Recipe
 from robal.training.trained import (
     Trained,
@@ -33,6 +35,8 @@ from robal.training.trained import (
 
 Monitor = Callable[[nn.Module, int], float]
 
+_NUMBERS = ("epoch", "best_score", "best_epoch", "evaluations")  # of a checkpoint
+
 
 def fit(
     recipe: Recipe,
@@ -42,19 +46,24 @@ def fit(
     monitor: Monitor | None,
     seed: int,
     *,
+    fresh: nn.Module | None = None,
     checkpoint: Path | None = None,
     what: str = "training",
 ) -> Trained:
-    """Train a copy of the previous model on the examples.
+    """Train a copy of the previous model on the examples; with `recipe.pool`, on images without labels too.
 
     Args:
         recipe: how.
         examples: what on; at least two.
-        unlabelled: images without labels that an objective may use; None: none. Hidden labels never come here.
+        unlabelled: [U, C, H, W], images without labels, uint8 or float32 in [0, 1], for an objective that looks at
+            them or for `recipe.pool`; None: none. Hidden labels never come here.
         previous: what training starts from; left unchanged.
         monitor: (model, epoch) -> robust accuracy on validation data, higher is better; needed for keep="best".
         seed: names the random streams: the order of the examples, their augmentation, the crafting.
-        checkpoint: a file that holds the state after each epoch, so that a killed training repeats one epoch at most.
+        fresh: the network before any training, which a teacher starts from and `recipe.shrink` mixes in; None: the
+            previous model.
+        checkpoint: a file that holds the state after each epoch, so that a killed training repeats one epoch at most;
+            a teacher's lies beside it.
         what: a title for the progress bar.
 
     Returns:
@@ -68,30 +77,83 @@ def fit(
         raise InputError(f"training needs at least two examples; {len(examples)} came")
     if recipe.keep == "best" and monitor is None:
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
+    if recipe.pool is None or unlabelled is None or len(unlabelled) == 0:
+        return _train(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
+    pool, start = recipe.pool, Trained(previous.model if fresh is None else fresh)
+    beside = None if checkpoint is None else checkpoint.with_name("pool-teacher.safetensors")
+    of_teacher, title = stream(seed, "teacher"), f"{what}: the teacher"
+    taught = fit(pool.teacher, examples, unlabelled, start, None, of_teacher, checkpoint=beside, what=title)
+    drawn = torch.randperm(len(unlabelled), generator=generator(seed, "pool"))[: pool.images].sort().values
+    said = pseudo_labels(pool, taught.model, unlabelled[drawn])
+    if said.has_collapsed(examples.labels):
+        say(f"{what}: the teacher gives nearly all images the same class, so the pool is left out this time")
+        said = replace(said, accepted=torch.zeros_like(said.accepted))
+    images = unlabelled[drawn]
+    rest = images[~said.accepted]
+    if pool.from_teacher:
+        previous = replace(previous, model=taught.model, optimiser={})
+    trained = _train(
+        recipe,
+        Examples.join([examples, said.examples(images, pool.soft)]),
+        rest if len(rest) else None,
+        previous,
+        monitor,
+        seed,
+        fresh,
+        checkpoint,
+        what,
+    )
+    guesses = torch.full((len(unlabelled),), -1)
+    guesses[drawn] = said.labels
+    spent = trained.evaluations + taught.evaluations
+    return replace(trained, teacher=taught.model, guesses=guesses, evaluations=spent)
+
+
+def _train(
+    recipe: Recipe,
+    examples: Examples,
+    unlabelled: Tensor | None,
+    previous: Trained,
+    monitor: Monitor | None,
+    seed: int,
+    fresh: nn.Module | None,
+    checkpoint: Path | None,
+    what: str,
+) -> Trained:
     device = home_of(previous.model)
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
+    if recipe.shrink < 1 and fresh is not None:
+        _shrink(model, fresh, recipe.shrink)
     companion = copy.deepcopy(previous.companion)
     if companion is None:
         companion = recipe.objective.begin(model, examples)
+    averaged = copy.deepcopy(model).eval() if recipe.average else None
     optimiser = recipe.optimiser.build(model.parameters())
     if recipe.keep_optimiser and previous.optimiser:
         load_optimiser(optimiser, previous.optimiser)
-    parts = [model] if companion is None else [model, companion]
-    per_epoch = len(_cuts(len(examples), recipe.batch_size)) - 1
-    total = per_epoch * recipe.epochs
+    parts = [module for module in (model, companion, averaged) if module is not None]
+    objective = with_threat(recipe.objective, Linf()) if recipe.ramp else recipe.objective
+    if getattr(objective, "unlabelled_passes", 0) == 0:
+        unlabelled = None
+    per_epoch = steps_in_epoch(len(examples), recipe.batch_size)
+    total = recipe.steps(per_epoch, unlabelled is not None)
     best: dict[str, Tensor] = {}
     snapshots: list[dict[str, Tensor]] = []
     kept_after = {-(-recipe.epochs * (number + 1) // recipe.snapshots) for number in range(recipe.snapshots)}
-    done, best_score, best_epoch = 0, float("-inf"), 0
+    done, best_score, best_epoch, spent = 0, float("-inf"), 0, 0
     if checkpoint is not None and checkpoint.exists():
-        done, best, best_score, best_epoch, snapshots = _restore(checkpoint, parts, optimiser)
+        numbers, best, snapshots = _restore(checkpoint, parts, optimiser)
+        done, best_score, best_epoch, spent = (numbers[name] for name in _NUMBERS)
+    at, taken = min(done * per_epoch, total), min(done * per_epoch, total)
 
     with torch.random.fork_rng():
-        for step in track(range(done * per_epoch, total), what, total, done * per_epoch):
+        for step in track(range(at, total), what, total, at):
             epoch, place = divmod(step, per_epoch)
             if place == 0:
+                if recipe.patience is not None and epoch - best_epoch >= recipe.patience:
+                    break
                 model.train()
-                batches = _batches(recipe, examples, unlabelled, generator(seed, "order", epoch), device)
+                shown = batches(recipe, examples, unlabelled, generator(seed, "order", epoch), device)
             noise = generator(seed, "batch", epoch, place)
             torch.manual_seed(stream(seed, "dropout", epoch, place))  # dropout layers draw from torch's own stream
             for group in optimiser.param_groups:
@@ -99,9 +161,12 @@ def fit(
                 momentum = recipe.schedule.momentum(step, total, previous.steps)
                 if momentum is not None:
                     group["momentum"] = momentum
-            batch = next(batches)
+            batch = next(shown)
             batch = replace(batch, inputs=recipe.augmentation(batch.inputs, noise))
-            losses = recipe.objective(model, companion, batch, noise)
+            if batch.unlabelled is not None:
+                batch = replace(batch, unlabelled=recipe.augmentation(batch.unlabelled, noise))
+            grown = min(1.0, (step + 1) / (recipe.ramp * total)) if recipe.ramp else 1.0
+            losses = (scaled(objective, grown) if grown < 1 else objective)(model, companion, batch, noise)
             if losses.shape != batch.weights.shape:
                 raise ContractError(
                     f"{type(recipe.objective).__name__} must return one loss for each of {len(batch.weights)} "
@@ -113,49 +178,57 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            if place + 1 < per_epoch:
+            taken, spent = step + 1, spent + _cost(objective, batch)
+            if averaged is not None:
+                _average(averaged, model, recipe.average, step)
+            if place + 1 < per_epoch and step + 1 < total:
                 continue
             model.eval()
             if recipe.keep == "best" and monitor is not None:
-                score = monitor(model, epoch)
+                score = monitor(averaged or model, epoch)
                 if score >= best_score:
                     best, best_score, best_epoch = _tensors(parts, optimiser), score, epoch + 1
             if epoch + 1 in kept_after:
-                snapshots.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+                state = (averaged or model).state_dict()
+                snapshots.append({name: tensor.detach().clone() for name, tensor in state.items()})
             if checkpoint is not None:
-                numbers = {"epoch": epoch + 1, "best_score": float(best_score), "best_epoch": best_epoch}
+                numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent), strict=True))
                 tensors = named("now", _tensors(parts, optimiser)) | named("best", best) | numbered(snapshots)
                 save_tensors(checkpoint, tensors, numbers)
     if recipe.keep == "best":
         _put_back(best, parts, optimiser)
     state = optimiser_tensors(optimiser) if recipe.keep_optimiser else {}
-    epoch = best_epoch if recipe.keep == "best" else recipe.epochs
-    return Trained(model.eval(), companion, tuple(snapshots), state, previous.steps + total, epoch)
+    epoch = best_epoch if recipe.keep == "best" else -(-taken // per_epoch)
+    return Trained(
+        (averaged or model).eval(),
+        companion,
+        tuple(snapshots),
+        state,
+        previous.steps + taken,
+        epoch,
+        evaluations=spent,
+    )
 
 
-def _cuts(count: int, batch_size: int) -> list[int]:
-    """Where batches begin and end; a last batch of one joins its neighbour, since BatchNorm cannot use it."""
-    cuts = [*range(0, count, batch_size), count]
-    return [*cuts[:-2], count] if cuts[-1] - cuts[-2] == 1 and len(cuts) > 2 else cuts
+def _cost(objective: Objective, batch: Batch) -> int:
+    beside = 0 if batch.unlabelled is None else len(batch.unlabelled) * getattr(objective, "unlabelled_passes", 0)
+    return len(batch.labels) * objective.passes + beside
 
 
-def _batches(
-    recipe: Recipe, examples: Examples, unlabelled: Tensor | None, order: torch.Generator, device: torch.device
-) -> Iterator[Batch]:
-    permutation = torch.randperm(len(examples), generator=order)
-    cuts = _cuts(len(examples), recipe.batch_size)
-    for start, stop in pairwise(cuts):
-        chosen = permutation[start:stop]
-        beside = None
-        if unlabelled is not None:
-            drawn = torch.randint(len(unlabelled), (len(chosen),), generator=order)
-            beside = unit(unlabelled[drawn].to(device))
-        yield Batch(
-            unit(examples.images[chosen].to(device)),
-            examples.labels[chosen].to(device),
-            examples.weight[chosen].to(device),
-            beside,
-        )
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the average towards the model; faster at first, so that it forgets where training began."""
+    share = 1 - min(decay, (step + 1) / (step + 10))
+    for mean, parameter in zip(averaged.parameters(), model.parameters(), strict=True):
+        mean.lerp_(parameter, share)
+    for held, buffer in zip(averaged.buffers(), model.buffers(), strict=True):
+        held.copy_(buffer)
+
+
+@torch.no_grad()
+def _shrink(model: nn.Module, fresh: nn.Module, share: float) -> None:
+    for parameter, other in zip(model.parameters(), fresh.parameters(), strict=True):
+        parameter.mul_(share).add_(other, alpha=1 - share)
 
 
 def _tensors(parts: list[nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -174,8 +247,8 @@ def _put_back(tensors: dict[str, Tensor], parts: list[nn.Module], optimiser: tor
 
 def _restore(
     checkpoint: Path, parts: list[nn.Module], optimiser: torch.optim.Optimizer
-) -> tuple[int, dict[str, Tensor], float, int, list[dict[str, Tensor]]]:
+) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Put back what a checkpoint holds; its numbers, the best tensors so far, and the snapshots."""
     tensors, numbers = load_tensors(checkpoint)
     _put_back(part(tensors, "now"), parts, optimiser)
-    best = part(tensors, "best")
-    return numbers["epoch"], best, numbers["best_score"], numbers["best_epoch"], snapshots_in(tensors)
+    return numbers, part(tensors, "best"), snapshots_in(tensors)

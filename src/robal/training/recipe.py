@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
+from robal.augmentations import Augmentation, CropFlip, NoAugmentation
 from robal.errors import InputError
-from robal.objectives import Adversarial, Objective
-from robal.training.augmentation import Augmentation, NoAugmentation
-from robal.training.optimisers import Adam, Constant, Optimiser, Schedule
+from robal.objectives import Adversarial, FixMatch, Objective
+from robal.training.optimisers import Adam, Constant, Cosine, Optimiser, Schedule
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,19 @@ class Recipe:
         keep: "last" epoch, or the "best" by validation (robust accuracy; ties go to the later one).
         snapshots: how many states of the model are kept from the training, evenly spaced over its epochs, the last one
             after the last epoch; acquisition functions such as `ExcludeHard` look at them.
+        budget: gradient evaluations (images times forward and backward passes, crafting included) to spend instead of
+            a number of epochs, so that trainings on few and on many examples cost the same; None: `epochs` decides.
+        unlabelled_batch: images without labels a step, for objectives that look at them (`FixMatch`, `Trades`).
+        ramp: share of the steps over which eps grows from 0 to the threat's, in [0, 1]; robust training at a large eps
+            may not begin without.
+        average: decay of the exponential moving average of the weights that becomes the model, in [0, 1); 0: none.
+        pool: how the unlabelled images train too; None: they do not.
+        shrink: what share of the previous model's weights a warm start keeps, the rest coming from fresh initial
+            weights, in (0, 1]; below 1 this is shrink-and-perturb.
+        patience: stop after so many epochs without a better one; needs keep="best"; None: never.
+
+    Source: of `average`, Izmailov et al., UAI 2018, arXiv 1803.05407, in the exponential form usual in robust training
+    (Gowal et al., arXiv 2010.03593); of `shrink`, Ash and Adams, NeurIPS 2020, arXiv 1910.08475.
     """
 
     objective: Objective = Adversarial()
@@ -39,13 +53,107 @@ class Recipe:
     keep_optimiser: bool = False
     keep: Literal["last", "best"] = "last"
     snapshots: int = 0
+    budget: int | None = None
+    unlabelled_batch: int = 100
+    ramp: float = 0.0
+    average: float = 0.0
+    pool: PoolTraining | None = None
+    shrink: float = 1.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a recipe needs epochs >= 1 and batch_size >= 2; {self.epochs} and {self.batch_size} came"
             )
+        if self.unlabelled_batch < 1:
+            raise InputError(f"unlabelled_batch counts images, at least 1; {self.unlabelled_batch} came")
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"a budget counts gradient evaluations, at least 1; {self.budget} came")
         if not 0 <= self.snapshots <= self.epochs:
             raise InputError(f"a training of {self.epochs} epochs has up to so many snapshots; {self.snapshots} came")
+        if self.snapshots and self.budget is not None:
+            raise InputError("snapshots are spread over epochs, and a training with a budget has no number of them")
+        if not 0 <= self.ramp <= 1 or not 0 <= self.average < 1 or not 0 < self.shrink <= 1:
+            raise InputError(
+                f"ramp lies in [0, 1], average in [0, 1) and shrink in (0, 1]; "
+                f"{self.ramp}, {self.average} and {self.shrink} came"
+            )
         if self.keep_optimiser and not self.warm_start:
             raise InputError("keep_optimiser goes with warm_start: another model's optimiser state is of no use")
+        if self.patience is not None and (self.keep != "best" or self.patience < 1):
+            raise InputError(f'patience counts epochs, at least 1, and goes with keep="best"; {self.patience} came')
+
+    @property
+    def looks_at_the_pool(self) -> bool:
+        """Whether training looks at images without labels."""
+        return self.pool is not None or getattr(self.objective, "unlabelled_passes", 0) > 0
+
+    def cost(self, unlabelled: bool) -> int:
+        """Gradient evaluations of one step, with images without labels beside the others or not."""
+        beside = self.unlabelled_batch * getattr(self.objective, "unlabelled_passes", 0) if unlabelled else 0
+        return self.batch_size * self.objective.passes + beside
+
+    def steps(self, per_epoch: int, unlabelled: bool) -> int:
+        """Optimiser steps of a whole training with so many steps an epoch.
+
+        >>> Recipe(budget=11_000, batch_size=50).steps(per_epoch=7, unlabelled=False)  # PGD-10: 11 passes
+        20
+        """
+        if self.budget is None:
+            return self.epochs * per_epoch
+        return max(1, math.ceil(self.budget / self.cost(unlabelled)))
+
+
+def _teacher() -> Recipe:
+    return Recipe(
+        FixMatch(),
+        budget=1_000_000,
+        batch_size=50,
+        unlabelled_batch=200,
+        optimiser=Adam(2e-3),
+        schedule=Cosine(),
+        augmentation=CropFlip(pad=2, flip=False),
+        average=0.999,
+        warm_start=False,
+    )
+
+
+@dataclass(frozen=True)
+class PoolTraining:
+    """The unlabelled pool as training data: a standard teacher labels it, and the robust model trains on all of it.
+
+    The teacher is trained on the bought examples alone (and, by its objective, on images without their labels). What
+    it is sure of becomes pseudo-labelled examples; the rest is left to objectives that need no label.
+
+    Where the teacher has collapsed, so that its labels fall on fewer than a third as many classes (in the sense of
+    exp(entropy)) as those that were bought, the pool is left out for that round, and the metrics say so.
+
+    Args:
+        teacher: how the teacher is trained, from fresh weights.
+        share: of bought examples in each batch, in (0, 1); the others are pseudo-labelled.
+        confidence: the least probability of a pseudo-label, in [0, 1].
+        soft: train on the teacher's probabilities instead of its most likely class.
+        from_teacher: the robust model starts from the teacher's weights; else as the recipe says.
+        images: at most so many unlabelled images are used, drawn at random; None: all.
+
+    Source: robust self-training (Carmon et al., NeurIPS 2019, arXiv 1905.13736) and unsupervised adversarial training
+    (Alayrac et al., NeurIPS 2019, arXiv 1905.13725), inside active learning.
+    """
+
+    teacher: Recipe = field(default_factory=_teacher)
+    share: float = 0.25
+    confidence: float = 0.0
+    soft: bool = False
+    from_teacher: bool = True
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or not 0 <= self.confidence <= 1:
+            raise InputError(
+                f"pool training needs share in (0, 1) and confidence in [0, 1]; {self.share}, {self.confidence} came"
+            )
+        if self.images is not None and self.images < 1:
+            raise InputError(f"pool.images counts images, at least 1; {self.images} came. For none write pool=null")
+        if self.teacher.pool is not None or self.teacher.keep == "best":
+            raise InputError("a teacher has no pool training of its own and keeps its last epoch")

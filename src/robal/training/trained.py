@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ class Trained:
         optimiser: the optimiser's state by name, empty where none was kept.
         steps: optimiser steps taken so far, over all rounds.
         epoch: the epoch (from 1) whose weights these are; 0 before any training.
+        teacher: the standard model that labelled the pool in this training, in eval mode, or None.
+        guesses: [U] int64, what it called each image without a label, -1 where it was not sure or not asked, or None;
+            not saved.
+        evaluations: gradient evaluations of this training, a teacher's included; not saved.
     """
 
     model: nn.Module
@@ -36,6 +41,9 @@ class Trained:
     optimiser: Mapping[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     epoch: int = 0
+    teacher: nn.Module | None = None
+    guesses: Tensor | None = None
+    evaluations: int = 0
 
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, by temp file, fsync and rename."""
@@ -43,6 +51,8 @@ class Trained:
         tensors |= numbered(self.snapshots)
         if self.companion is not None:
             tensors |= named("companion", self.companion.state_dict())
+        if self.teacher is not None:
+            tensors |= named("teacher", self.teacher.state_dict())
         save_tensors(path, tensors, {"steps": self.steps, "epoch": self.epoch})
 
     @classmethod
@@ -53,14 +63,19 @@ class Trained:
             RunFolderError: if the file is not whole or belongs to another network.
         """
         tensors, numbers = load_tensors(path)
+        teacher, of_teacher = None, part(tensors, "teacher")
         try:
+            if of_teacher:
+                teacher = copy.deepcopy(model).eval()
+                teacher.load_state_dict(of_teacher)
             model.load_state_dict(part(tensors, "model"))
             if companion is not None:
                 companion.load_state_dict(part(tensors, "companion"))
         except RuntimeError as error:
             raise RunFolderError(f"{path} holds the weights of another network: {error}") from None
         snapshots = tuple(snapshots_in(tensors))
-        return cls(model.eval(), companion, snapshots, part(tensors, "optimiser"), numbers["steps"], numbers["epoch"])
+        optimiser = part(tensors, "optimiser")
+        return cls(model.eval(), companion, snapshots, optimiser, numbers["steps"], numbers["epoch"], teacher)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
