@@ -27,22 +27,24 @@ SETTINGS = (
     "start={labels: 40, recipe: {epochs: 10, batch_size: 10, optimiser: {lr: 0.005}}}",
     "per_round=10",
     "rounds=2",
-    "recipe={epochs: 2, batch_size: 10, objective: {attack: {steps: 2, step_size: null}}}",
+    "recipe={epochs: 2, budget: null, batch_size: 10, pool: null, objective: {attack: {steps: 2, step_size: null}}}",
     "validation={images: 20, attack: {name: PGD, steps: 2}}",
     "evaluation={images: 20, each_round: [{name: PGD, steps: 2}], at_end: [FGSM]}",
 )
 # Every part of the state counts: the best epoch is chosen, the optimiser goes on, dropout and crops draw noise, twins
-# and pseudo-labelled images are kept, a teacher is trained, snapshots are taken. With this seed the best epochs of
-# rounds 0 and 2 are not the last ones.
+# and pseudo-labelled images are kept, teachers are trained, the pool trains too, weights are averaged, eps grows,
+# snapshots are taken. With this seed the best epochs of rounds 0 and 2 are not the last ones.
 DELICATE = (
-    "seed=1",
+    "seed=9",
     "network={name: LeNet5, dropout: 0.05}",
     "start.recipe={keep: best, keep_optimiser: true}",
     "recipe={keep: best, keep_optimiser: true, augmentation: {name: CropFlip, pad: 1}}",
     "validation.bought_share=0.2",
     "oracle.noise=0.1",
     "acquisition={name: Mix, first: {name: CEAL, score: EntropyMix, threshold: 0.5}, second: DFAL}",
-    "recipe.snapshots=2",
+    "recipe={snapshots: 2, average: 0.9, ramp: 0.5}",
+    "recipe.pool={images: 60, teacher: {objective: Natural, budget: 1500, batch_size: 10}}",
+    "recipe.pool.teacher.optimiser={name: Adam, lr: 0.01}",
 )
 
 FORKS = multiprocessing.get_context("forkserver")  # imports torch once, and forks from there

@@ -14,10 +14,10 @@ from robal.data import Data
 from robal.datasets import known_name, load
 from robal.errors import InputError
 from robal.networks import Architecture, LeNet5
-from robal.objectives import Adversarial, Natural
+from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
 from robal.threats import Linf, Threat, with_threat
-from robal.training import Adam, Recipe, Triangular
+from robal.training import Adam, Cosine, PoolTraining, Recipe, Triangular
 
 
 def name_of(attack: Attack, threat: Threat | None) -> str:
@@ -148,6 +148,18 @@ class Evaluation:
             )
 
 
+_DIGITS_TEACHER = Recipe(
+    FixMatch(threshold=0.8),
+    budget=40_000,
+    batch_size=25,
+    unlabelled_batch=75,
+    optimiser=Adam(4e-3),
+    schedule=Cosine(),
+    average=0.99,
+    warm_start=False,
+)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run of robust active learning.
@@ -177,11 +189,12 @@ class Plan:
     acquisition: Acquisition | Score = DRE()
     oracle: Oracle = Hidden()
     recipe: Recipe = Recipe(
-        Adversarial(PGD(steps=10, step_size=0.05)),
-        epochs=60,
+        Adversarial(PGD(steps=5, step_size=0.08)),
+        budget=150_000,
         batch_size=50,
         optimiser=Adam(4e-3),
         schedule=Triangular(0.2),
+        pool=PoolTraining(_DIGITS_TEACHER),
     )
     validation: Validation = Validation()
     evaluation: Evaluation = Evaluation(images=200)

@@ -81,6 +81,8 @@ def read_plan(
         mapping = merge(mapping, read_yaml(text, str(path)))
     for override in overrides:
         mapping = merge(mapping, parse_override(override))
+    if "dataset" in mapping:  # what people call it, beside the plan's own data.name
+        mapping = merge(mapping, {"data": {"name": mapping.pop("dataset")}})
     return decode(mapping)
 
 

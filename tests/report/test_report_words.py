@@ -98,7 +98,7 @@ def test_what_was_trained_on_beside_the_labels_is_said_with_its_errors(tmp_path,
     kept = {"twin": 1, "crafted": 0, "pseudo": 1200, "pseudo_right": 0.941}
     path.write_text("\n".join([*first, json.dumps(json.loads(last) | {"kept": kept})]), encoding="utf-8")
     assert words.trained_beside(read(folder).last) == (
-        "Trained on beside the bought labels: 1 adversarial twin of bought images, 1,200 images under the model's own "
+        "Trained on beside the bought labels: 1 adversarial twin of bought images, 1,200 images under a model's "
         "label (94.1 % of them right). They count as no label."
     )
     assert words.cautions(read(folder)) == [words.trained_beside(read(folder).last)]

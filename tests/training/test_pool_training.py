@@ -65,9 +65,17 @@ def test_the_student_begins_as_its_teacher_or_as_the_recipe_says(
 ) -> None:
     still = replace(RECIPE, optimiser=Adam(1e-30), epochs=1)
     other = convnet(classes=10, seed=3).eval()
-    taught = fit(still, examples, rest[0], Trained(other), None, 0, fresh=start.model)
+    taught = fit(
+        replace(still, pool=replace(POOL, from_teacher=True)),
+        examples,
+        rest[0],
+        Trained(other),
+        None,
+        0,
+        fresh=start.model,
+    )
     assert taught.teacher is not None
-    own = fit(replace(still, pool=replace(POOL, from_teacher=False)), examples, rest[0], Trained(other), None, 0)
+    own = fit(still, examples, rest[0], Trained(other), None, 0)
     for module, wanted in ((taught.model, taught.teacher), (own.model, other)):
         for one, two in zip(module.parameters(), wanted.parameters(), strict=True):
             assert torch.equal(one, two)
@@ -181,11 +189,13 @@ def test_the_teacher_is_saved_with_the_model(
 def test_what_training_costs_is_counted_teacher_included(
     examples: Examples, rest: tuple[Tensor, Tensor], start: Trained
 ) -> None:
-    recipe = replace(RECIPE, objective=Adversarial(), budget=11 * 8 * 5)
+    of_teacher = 25 * (41 + 4 * 2 * 10)
+    recipe = replace(RECIPE, objective=Adversarial(), budget=of_teacher + 5 * 11 * 8)
     trained = fit(recipe, examples, rest[0], start, None, 0)
     assert TEACHER.cost(unlabelled=True) == 10 + 2 * 10
-    assert fit(TEACHER, examples, rest[0], start, None, 0).evaluations == 25 * (41 + 4 * 2 * 10)
-    assert trained.evaluations == fit(TEACHER, examples, rest[0], start, None, 0).evaluations + 5 * 11 * 8
+    assert fit(TEACHER, examples, rest[0], start, None, 0).evaluations == of_teacher
+    assert trained.evaluations == recipe.budget
+    assert trained.steps == 5
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -199,6 +209,8 @@ def test_what_makes_no_sense_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             PoolTraining(**settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="includes the teacher's 3000"):
+        replace(RECIPE, budget=3000)
 
 
 def test_a_bought_image_comes_round_as_often_as_its_share_says(

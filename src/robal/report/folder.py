@@ -35,7 +35,7 @@ class Round:
     """One line of metrics.jsonl. `measured_on` is "test", or "validation" where the run has no test images.
 
     `kept` counts what was trained on beside the bought labels, by kind ("twin", "pseudo", "crafted"); `pseudo_right` is
-    the share of right pseudo-labels, where the truth is known.
+    the share of right pseudo-labels, where the truth is known. Pool training's pseudo-labels count as "pseudo" too.
     """
 
     number: int
@@ -210,9 +210,16 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         gradient_evaluations=whole(row.get("gradient_evaluations")),
         epoch_kept=whole(row.get("epoch_kept")),
         query=_query(mapping(row.get("query")), strip),
-        kept=_counts({key: value for key, value in mapping(row.get("kept")).items() if key != "pseudo_right"}),
-        pseudo_right=_share(mapping(row.get("kept")).get("pseudo_right")),
+        kept=_kept(row),
+        pseudo_right=_share(mapping(row.get("pool") or row.get("kept")).get("pseudo_right")),
     )
+
+
+def _kept(row: Mapping[str, Any]) -> dict[str, int]:
+    """What was trained on beside the bought labels, whoever added it: the acquisition function or pool training."""
+    kept = _counts({key: value for key, value in mapping(row.get("kept")).items() if key != "pseudo_right"})
+    pseudo = whole(mapping(row.get("pool")).get("pseudo"))
+    return kept if pseudo is None else kept | {"pseudo": kept.get("pseudo", 0) + pseudo}
 
 
 def _plan(folder: Path) -> tuple[dict[str, Any], str]:

@@ -128,7 +128,7 @@ def trained_beside(row: Round) -> str | None:
         parts.append(f"{crafted:,} crafted {'image' if crafted == 1 else 'images'}")
     if pseudo := row.kept.get("pseudo", 0):
         right = "" if row.pseudo_right is None else f" ({100 * row.pseudo_right:.1f} % of them right)"
-        parts.append(f"{pseudo:,} {'image' if pseudo == 1 else 'images'} under the model's own label{right}")
+        parts.append(f"{pseudo:,} {'image' if pseudo == 1 else 'images'} under a model's label{right}")
     return f"Trained on beside the bought labels: {', '.join(parts)}. They count as no label." if parts else None
 
 

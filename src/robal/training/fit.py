@@ -102,11 +102,11 @@ def fit(
         fresh,
         checkpoint,
         what,
+        taught.evaluations,
     )
     guesses = torch.full((len(unlabelled),), -1)
     guesses[drawn] = said.labels
-    spent = trained.evaluations + taught.evaluations
-    return replace(trained, teacher=taught.model, guesses=guesses, evaluations=spent)
+    return replace(trained, teacher=taught.model, guesses=guesses)
 
 
 def _train(
@@ -119,7 +119,9 @@ def _train(
     fresh: nn.Module | None,
     checkpoint: Path | None,
     what: str,
+    spent: int = 0,
 ) -> Trained:
+    """`fit` without a teacher; `spent` gradient evaluations were, and count towards the budget."""
     device = home_of(previous.model)
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     if recipe.shrink < 1 and fresh is not None:
@@ -136,11 +138,13 @@ def _train(
     if getattr(objective, "unlabelled_passes", 0) == 0:
         unlabelled = None
     per_epoch = steps_in_epoch(len(examples), recipe.batch_size)
-    total = recipe.steps(per_epoch, unlabelled is not None)
+    total = recipe.steps(per_epoch, unlabelled is not None, spent)
     best: dict[str, Tensor] = {}
     snapshots: list[dict[str, Tensor]] = []
-    kept_after = {-(-recipe.epochs * (number + 1) // recipe.snapshots) for number in range(recipe.snapshots)}
-    done, best_score, best_epoch, spent = 0, float("-inf"), 0, 0
+    unit = per_epoch if recipe.budget is None else 1  # snapshots are taken at the end of epochs, or of any step
+    wanted = range(1, recipe.snapshots + 1)
+    kept_after = {unit * -(-(total // unit) * number // recipe.snapshots) for number in wanted}
+    done, best_score, best_epoch = 0, float("-inf"), 0
     if checkpoint is not None and checkpoint.exists():
         numbers, best, snapshots = _restore(checkpoint, parts, optimiser)
         done, best_score, best_epoch, spent = (numbers[name] for name in _NUMBERS)
@@ -181,16 +185,16 @@ def _train(
             taken, spent = step + 1, spent + _cost(objective, batch)
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
-            if place + 1 < per_epoch and step + 1 < total:
+            if taken in kept_after:
+                state = (averaged or model).state_dict()
+                snapshots.append({name: tensor.detach().clone() for name, tensor in state.items()})
+            if place + 1 < per_epoch and taken < total:
                 continue
             model.eval()
             if recipe.keep == "best" and monitor is not None:
                 score = monitor(averaged or model, epoch)
                 if score >= best_score:
                     best, best_score, best_epoch = _tensors(parts, optimiser), score, epoch + 1
-            if epoch + 1 in kept_after:
-                state = (averaged or model).state_dict()
-                snapshots.append({name: tensor.detach().clone() for name, tensor in state.items()})
             if checkpoint is not None:
                 numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent), strict=True))
                 tensors = named("now", _tensors(parts, optimiser)) | named("best", best) | numbered(snapshots)

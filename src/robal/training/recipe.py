@@ -26,10 +26,11 @@ class Recipe:
         warm_start: go on from the previous round's model; else from the network's initial weights.
         keep_optimiser: go on with the previous round's optimiser state too.
         keep: "last" epoch, or the "best" by validation (robust accuracy; ties go to the later one).
-        snapshots: how many states of the model are kept from the training, evenly spaced over its epochs, the last one
-            after the last epoch; acquisition functions such as `ExcludeHard` look at them.
+        snapshots: how many states of the model are kept from the training, evenly spaced over its epochs, or over the
+            steps of a budget, the last one at the end; acquisition functions such as `ExcludeHard` look at them.
         budget: gradient evaluations (images times forward and backward passes, crafting included) to spend instead of
-            a number of epochs, so that trainings on few and on many examples cost the same; None: `epochs` decides.
+            a number of epochs, so that trainings on few and on many examples cost the same, a teacher's included;
+            None: `epochs` decides.
         unlabelled_batch: images without labels a step, for objectives that look at them (`FixMatch`, `Trades`).
         ramp: share of the steps over which eps grows from 0 to the threat's, in [0, 1]; robust training at a large eps
             may not begin without.
@@ -70,10 +71,8 @@ class Recipe:
             raise InputError(f"unlabelled_batch counts images, at least 1; {self.unlabelled_batch} came")
         if self.budget is not None and self.budget < 1:
             raise InputError(f"a budget counts gradient evaluations, at least 1; {self.budget} came")
-        if not 0 <= self.snapshots <= self.epochs:
+        if self.snapshots < 0 or (self.budget is None and self.snapshots > self.epochs):
             raise InputError(f"a training of {self.epochs} epochs has up to so many snapshots; {self.snapshots} came")
-        if self.snapshots and self.budget is not None:
-            raise InputError("snapshots are spread over epochs, and a training with a budget has no number of them")
         if not 0 <= self.ramp <= 1 or not 0 <= self.average < 1 or not 0 < self.shrink <= 1:
             raise InputError(
                 f"ramp lies in [0, 1], average in [0, 1) and shrink in (0, 1]; "
@@ -81,6 +80,12 @@ class Recipe:
             )
         if self.keep_optimiser and not self.warm_start:
             raise InputError("keep_optimiser goes with warm_start: another model's optimiser state is of no use")
+        of_teacher = None if self.pool is None else self.pool.teacher.budget
+        if self.budget is not None and of_teacher is not None and of_teacher >= self.budget:
+            raise InputError(
+                f"the budget of {self.budget} gradient evaluations includes the teacher's {of_teacher}: "
+                "lower pool.teacher.budget or raise budget"
+            )
         if self.patience is not None and (self.keep != "best" or self.patience < 1):
             raise InputError(f'patience counts epochs, at least 1, and goes with keep="best"; {self.patience} came')
 
@@ -94,15 +99,15 @@ class Recipe:
         beside = self.unlabelled_batch * getattr(self.objective, "unlabelled_passes", 0) if unlabelled else 0
         return self.batch_size * self.objective.passes + beside
 
-    def steps(self, per_epoch: int, unlabelled: bool) -> int:
-        """Optimiser steps of a whole training with so many steps an epoch.
+    def steps(self, per_epoch: int, unlabelled: bool, spent: int = 0) -> int:
+        """Optimiser steps of a whole training with so many steps an epoch; `spent` of the budget is gone already.
 
         >>> Recipe(budget=11_000, batch_size=50).steps(per_epoch=7, unlabelled=False)  # PGD-10: 11 passes
         20
         """
         if self.budget is None:
             return self.epochs * per_epoch
-        return max(1, math.ceil(self.budget / self.cost(unlabelled)))
+        return max(1, math.ceil((self.budget - spent) / self.cost(unlabelled)))
 
 
 def _teacher() -> Recipe:
@@ -134,7 +139,8 @@ class PoolTraining:
         share: of bought examples in each batch, in (0, 1); the others are pseudo-labelled.
         confidence: the least probability of a pseudo-label, in [0, 1].
         soft: train on the teacher's probabilities instead of its most likely class.
-        from_teacher: the robust model starts from the teacher's weights; else as the recipe says.
+        from_teacher: the robust model starts from the teacher's weights; else as the recipe says, which was better in
+            our trials.
         images: at most so many unlabelled images are used, drawn at random; None: all.
 
     Source: robust self-training (Carmon et al., NeurIPS 2019, arXiv 1905.13736) and unsupervised adversarial training
@@ -145,7 +151,7 @@ class PoolTraining:
     share: float = 0.25
     confidence: float = 0.0
     soft: bool = False
-    from_teacher: bool = True
+    from_teacher: bool = False
     images: int | None = None
 
     def __post_init__(self) -> None:
