@@ -181,6 +181,8 @@ def parse_override(text: str) -> dict[str, Any]:
 def merge(old: Any, new: Any) -> Any:
     """`new` over `old`. A component of another name replaces the whole old one; the same name keeps its settings.
 
+    A recipe for which epochs are said, and no budget, has no budget any more.
+
     >>> merge({"a": {"name": "DRE", "bins": 30}}, {"a": "DRE"})
     {'a': {'name': 'DRE', 'bins': 30}}
     >>> merge({"a": {"name": "DRE", "bins": 30}}, {"a": "MCP"})
@@ -193,6 +195,8 @@ def merge(old: Any, new: Any) -> Any:
     is_component = "name" in old and "held_out" not in old  # a data source has a name too, and keeps its settings
     if is_component and _exported(new.get("name", old["name"])) != _exported(old["name"]):
         return dict(new)
+    if old.get("budget") is not None and "epochs" in new:
+        old = old | {"budget": None}
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 

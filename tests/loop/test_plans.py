@@ -451,3 +451,14 @@ def test_paths_become_absolute_and_names_stay_names(tmp_path: Path, monkeypatch:
     # A folder that is called like a data set is where that data set lies, not a folder of images.
     assert Source("mnist").located() == Source("mnist")
     assert Source("elsewhere.npz").located() == Source("elsewhere.npz")
+
+
+def test_epochs_that_are_said_take_the_place_of_a_budget() -> None:
+    assert Plan().recipe.budget is not None
+    assert read_plan(None, ["recipe.epochs=3"]).recipe.budget is None
+    assert read_plan(None, ["recipe.epochs=3", "recipe.budget=600000"]).recipe.budget == 600_000
+    assert read_plan(None, ["recipe.batch_size=30"]).recipe.budget == Plan().recipe.budget
+
+
+def test_the_data_set_has_a_short_name() -> None:
+    assert read_plan(None, ["dataset=mnist", "data.train_images=7"]).data == Source("mnist", train_images=7)

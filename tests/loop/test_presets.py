@@ -56,6 +56,25 @@ def test_a_preset_is_a_plan_and_says_what_it_is(name: str) -> None:
 
 
 @each
+def test_published_protocols_train_on_labels_alone_and_by_epochs(name: str) -> None:
+    plan = preset(name)
+    for recipe in (plan.start.recipe, plan.recipe):
+        assert recipe.pool is None
+        assert recipe.budget is None
+        assert (recipe.ramp, recipe.average, recipe.shrink) == (0.0, 0.0, 1.0)
+
+
+def test_few_labels_trains_on_the_pool_and_buys_no_validation_labels() -> None:
+    plan = preset("few-labels-mnist")
+    assert plan.budget == 1000
+    assert plan.rounds == 0
+    assert plan.start.recipe.pool is not None
+    assert plan.validation.images == 0
+    assert plan.evaluation.at_end == (AutoAttack(),)
+    assert plan.evaluation.images == 1000
+
+
+@each
 def test_labels_are_bought_as_table_3_says(name: str) -> None:
     data, network, budget, initial, per_stage, stages, *_ = PROTOCOLS[name]
     plan = preset(name)
