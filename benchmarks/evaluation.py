@@ -43,7 +43,7 @@ def trained(images: Tensor, labels: Tensor, eps: float, epochs: int) -> nn.Modul
     """LeNet5, naturally and then adversarially trained."""
     examples = Examples.of(images, labels)
     start = fit(Recipe(Natural(), epochs=5, batch_size=100, optimiser=Adam(2e-3)), examples, None,
-                Trained(LeNet5()((1, 28, 28), 10, 0)), None, 0)  # fmt: skip
+                Trained(LeNet5()(tuple(images.shape[1:]), 10, 0)), None, 0)  # fmt: skip
     for part in (0.5, 1.0):  # ε grows, or training at 0.3 does not begin
         attack = PGD(steps=10, step_size=0.25 * part * eps, threat=Linf(part * eps))
         recipe = Recipe(Adversarial(attack), epochs=epochs, batch_size=100, optimiser=Adam(2e-3), schedule=Triangular())
@@ -65,8 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--data", help="a folder that holds MNIST; else the embedded digits")
-    parser.add_argument("--name", default="mnist", help="with --data: mnist or fashion-mnist")
-    parser.add_argument("--eps", type=float, default=None, help="0.3 for mnist, 0.1 for the others unless given")
+    parser.add_argument("--name", default="mnist", help="with --data: mnist, fashion-mnist or cifar10")
+    parser.add_argument("--eps", type=float, default=None, help="else 0.3 for mnist, 8/255 for cifar10, 0.1")
     parser.add_argument("--epochs", type=int, default=3, help="of adversarial training, twice")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def main() -> None:
             digits.images[1200:],
             digits.labels[1200:],
         )
-    eps = arguments.eps or (0.3 if arguments.data and arguments.name == "mnist" else 0.1)
+    eps = arguments.eps or ({"mnist": 0.3, "cifar10": 8 / 255}.get(arguments.name, 0.1) if arguments.data else 0.1)
     epochs = arguments.epochs if arguments.data else 10 * arguments.epochs
     model, seconds = timed(lambda: trained(images, labels, eps, epochs).eval())
     inputs, truth = unit(inputs[: arguments.images]), truth[: arguments.images]

@@ -96,11 +96,12 @@ def assess(
         )
     methods = arranged(attacks, threat, also, before.classes)
     ledgers = RunFolder(folder / "ledgers")
+    places = {name: ledger_name(model, inputs, labels, one, seed) for name, one in methods.items()}
     with ledgers.locked():
         for earlier in ("evaluation.json", "index.html", "broken.png"):  # an unfinished evaluation shows no old result
             (folder / earlier).unlink(missing_ok=True)
         found = {
-            name: evaluate_attack(model, inputs, labels, one, seed, path=ledgers.path / ledger_name(one), keep=True)
+            name: evaluate_attack(model, inputs, labels, one, seed, path=ledgers.path / places[name], keep=True)
             for name, one in methods.items()
         }
         inside = {name: found[name] for name, one in methods.items() if is_inside(one, threat)}

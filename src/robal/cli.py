@@ -44,6 +44,7 @@ def run_command(
 
     - `robal run`
     - `robal run acquisition=Random seed=1 --out runs/random`
+    - `robal run dataset=mnist --data ~/data recipe.pool=null`
     - `robal run --preset dre-mnist --data ~/data acquisition=DRE rounds=8 --out runs/dre`
     - `robal run plan.yaml recipe.epochs=5 acquisition=Margin`
     - `robal run data.name=photos/ oracle=CSVFile` (label by filling in a CSV file; exit code 3 while it waits)
@@ -263,7 +264,7 @@ def evaluate_command(
         What to evaluate on: a known data set (its test split), a folder of images by class, or an .npz file.
         `--data mnist`
     threat
-        What the adversary may do: `--threat linf:8/255`, `--threat l2:0.5`; else the run's.
+        What the adversary may do: `--threat linf:8/255`, `--threat l2:0.5`, `--threat l1:10`; else the run's.
     attacks
         Names, separated by commas, or YAML with settings; `headline` is AutoAttack, PGD with 50 steps and 20 restarts,
         and Square with 20,000 queries. AutoAttack alone supports a claim. `--attacks pgd,monitor`

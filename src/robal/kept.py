@@ -57,7 +57,7 @@ def describe_guesses(guesses: Tensor | None, candidates: Tensor, hidden: Tensor 
     """
     if guesses is None:
         return None
-    said, right = guesses >= 0, None
+    said, right = guesses >= 0, None  # none at all: the teacher was unsure of every image, or had collapsed
     if hidden is not None and bool(said.any()):
         right = (hidden[candidates[said]] == guesses[said]).double().mean().item()
     return {"images": len(guesses), "pseudo": int(said.sum()), "pseudo_right": right}

@@ -206,7 +206,9 @@ def candidates_of(state: State, previous: Trained) -> Candidates:
 
 def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> nn.Module:
     """A standard model, trained naturally and from scratch on the bought training examples, as round 0's is."""
-    recipe = replace(plan.start.recipe, objective=Natural(), keep="last", keep_optimiser=False, snapshots=0)
+    recipe = replace(
+        plan.start.recipe, objective=Natural(), keep="last", patience=None, keep_optimiser=False, snapshots=0, pool=None
+    )
     examples = Labelled.of(plan, data, state.pool, state.validation).examples
     seed = stream(plan.seed, "teacher", state.round)
     what = f"round {state.round}: a standard model beside the robust one"

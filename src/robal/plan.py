@@ -236,6 +236,11 @@ class Plan:
                 four classes.
         """
         device_of(self.device)
+        for part in ("start", "acquisition", "recipe", "validation", "evaluation"):
+            try:
+                with_threat(getattr(self, part), self.threat)
+            except InputError as error:
+                raise InputError(f"{part} does not go with the plan's threat, {self.threat}: {error}") from None
         if len(data.classes) < 2:
             raise InputError(
                 f"at least two classes are needed; there are {len(data.classes)}. "

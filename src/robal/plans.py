@@ -79,6 +79,11 @@ def read_plan(
         except UnicodeDecodeError as error:
             raise PlanError([f"{path} is no plan file: it should be UTF-8 text ({error})"]) from None
         mapping = merge(mapping, read_yaml(text, str(path)))
+    overrides = list(overrides)
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    both = sorted(key for key in keys if key.endswith("epochs") and key.removesuffix("epochs") + "budget" in keys)
+    if both:
+        raise PlanError([f"{key} and {key.removesuffix('epochs')}budget: say one of them" for key in both])
     for override in overrides:
         mapping = merge(mapping, parse_override(override))
     if "dataset" in mapping:  # what people call it, beside the plan's own data.name

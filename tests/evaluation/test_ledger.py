@@ -252,13 +252,20 @@ def test_an_attack_of_other_settings_does_not_go_on_with_the_ledger(
         a_ledger(cases[10], path, attack=PGD(steps=1, step_size=0.1, threat=Linf(0.1)))
 
 
-def test_each_attack_inside_each_threat_has_a_file_of_its_own() -> None:
+def test_each_evaluation_has_a_file_of_its_own(cases: dict[int, tuple[nn.Module, Tensor, Tensor]]) -> None:
+    model, inputs, labels = cases[10]
     attacks = (AutoAttack(), AutoAttack("reduced"), PGD(), PGD(steps=50), PGD(restarts=2), Square(20_000))
     threats = (None, Linf(0.3), L2(0.3), Linf(8 / 256), Linf(7 / 255))
-    names = [ledger_name(replace(attack, threat=threat)) for attack in attacks for threat in threats]
-    assert len(set(names)) == len(attacks) * len(threats)
+    whole = [replace(attack, threat=threat) for attack in attacks for threat in threats]
+    whole.append(PGD(step_size=0.01, threat=Linf(0.3)))
+    names = [ledger_name(model, inputs, labels, attack, 0) for attack in whole]
+    names.append(ledger_name(model, inputs, labels, whole[0], 1))
+    names.append(ledger_name(model, inputs[1:], labels[1:], whole[0], 0))
+    assert len(set(names)) == len(attacks) * len(threats) + 3
+    assert ledger_name(model, inputs, labels, whole[0], 0) == names[0]
     assert all(set(name) <= set(string.ascii_letters + string.digits + ".-") for name in names)
-    assert ledger_name(PGD(steps=50, restarts=20, threat=L2(0.5))) == "PGD-50x20-L2-eps-0.5.safetensors"
+    known = ledger_name(model, inputs, labels, PGD(steps=50, restarts=20, threat=L2(0.5)), 0)
+    assert known.startswith("PGD-50x20-L2-eps-0.5-")
 
 
 # Killed and called again

@@ -456,9 +456,16 @@ def test_paths_become_absolute_and_names_stay_names(tmp_path: Path, monkeypatch:
 def test_epochs_that_are_said_take_the_place_of_a_budget() -> None:
     assert Plan().recipe.budget is not None
     assert read_plan(None, ["recipe.epochs=3"]).recipe.budget is None
-    assert read_plan(None, ["recipe.epochs=3", "recipe.budget=600000"]).recipe.budget == 600_000
+    with pytest.raises(PlanError, match=r"recipe\.epochs and recipe\.budget: say one of them"):
+        read_plan(None, ["recipe.budget=600000", "recipe.epochs=3"])
     assert read_plan(None, ["recipe.batch_size=30"]).recipe.budget == Plan().recipe.budget
 
 
 def test_the_data_set_has_a_short_name() -> None:
     assert read_plan(None, ["dataset=mnist", "data.train_images=7"]).data == Source("mnist", train_images=7)
+
+
+def test_a_threat_that_a_part_does_not_bear_is_refused_before_anything_is_bought() -> None:
+    plan = read_plan(None, ["threat={name: L2, eps: 0.5}", "recipe.objective=NFGSM"])
+    with pytest.raises(InputError, match="recipe does not go with the plan's threat, L2"):
+        plan.check(plan.data.load())

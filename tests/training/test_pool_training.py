@@ -119,6 +119,7 @@ def test_a_collapsed_teacher_is_not_followed(capsys: pytest.CaptureFixture[str])
     trained = fit(recipe, Examples.of(images[:8], torch.arange(8) % 4), images[8:], one_class, None, 0)
     assert trained.guesses is not None
     assert trained.guesses.eq(-1).all()
+    assert trained.teacher is None
     assert [len(batch.labels) for batch in watching.batches] == [8]
     assert "the pool is left out" in capsys.readouterr().err
 
@@ -128,8 +129,10 @@ def test_how_many_classes_labels_fall_on() -> None:
     assert effective_classes(torch.arange(10)) == pytest.approx(10)
     sure = PseudoLabels(torch.eye(3), torch.tensor([True, True, False]))
     assert sure.labels.tolist() == [0, 1, -1]
-    assert not sure.has_collapsed(torch.arange(6))  # 2 of 6
-    assert sure.has_collapsed(torch.arange(7))  # 2 of 7
+    assert not sure.has_collapsed(torch.arange(4))
+    assert sure.has_collapsed(torch.arange(5))  # 3 (2 - 1) < 5 - 1
+    one_of_two = PseudoLabels(torch.eye(2)[:1].expand(5, 2), torch.ones(5, dtype=torch.bool))
+    assert one_of_two.has_collapsed(torch.arange(2))
     assert not PseudoLabels(torch.eye(3), torch.zeros(3, dtype=torch.bool)).has_collapsed(torch.arange(3))
 
 
@@ -192,7 +195,6 @@ def test_what_training_costs_is_counted_teacher_included(
     of_teacher = 25 * (41 + 4 * 2 * 10)
     recipe = replace(RECIPE, objective=Adversarial(), budget=of_teacher + 5 * 11 * 8)
     trained = fit(recipe, examples, rest[0], start, None, 0)
-    assert TEACHER.cost(unlabelled=True) == 10 + 2 * 10
     assert fit(TEACHER, examples, rest[0], start, None, 0).evaluations == of_teacher
     assert trained.evaluations == recipe.budget
     assert trained.steps == 5
@@ -209,6 +211,10 @@ def test_what_makes_no_sense_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             PoolTraining(**settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"set pool\.teacher\.budget"):
+        replace(RECIPE, budget=3000, pool=replace(POOL, teacher=replace(TEACHER, budget=None)))
+    with pytest.raises(InputError, match="shrink is for a warm start"):
+        replace(RECIPE, shrink=0.5, pool=replace(POOL, from_teacher=True))
     with pytest.raises(InputError, match="includes the teacher's 3000"):
         replace(RECIPE, budget=3000)
 
@@ -230,8 +236,26 @@ def test_a_bought_image_comes_round_as_often_as_its_share_says(
 
 def test_the_generator_of_a_recipe_is_named(examples: Examples, rest: tuple[Tensor, Tensor], start: Trained) -> None:
     """Of `images` out of the pool the same are drawn whenever the seed is the same."""
-    recipe = replace(RECIPE, pool=replace(POOL, images=10))
+    recipe = replace(RECIPE, pool=replace(POOL, images=60))
     trained = fit(recipe, examples, rest[0], start, None, 3)
-    drawn = torch.randperm(len(rest[0]), generator=generator(3, "pool"))[:10]
+    drawn = torch.randperm(len(rest[0]), generator=generator(3, "pool"))[:60]
     assert trained.guesses is not None
     assert torch.equal((trained.guesses >= 0).nonzero().flatten(), drawn.sort().values)
+
+
+def test_twins_and_the_guesses_of_others_do_not_teach_the_teacher(
+    examples: Examples, rest: tuple[Tensor, Tensor], start: Trained
+) -> None:
+    more = Examples.of(rest[0][:5], torch.zeros(5, dtype=torch.int64), kind="twin")
+    trained, alone = (
+        fit(RECIPE, part, rest[0], start, None, 0) for part in (Examples.join([examples, more]), examples)
+    )
+    assert trained.guesses is not None
+    assert alone.guesses is not None
+    assert torch.equal(trained.guesses, alone.guesses)
+
+
+def test_an_exhausted_pool_is_no_error_for_objectives_that_look_at_it(examples: Examples, start: Trained) -> None:
+    nothing = torch.empty(0, 1, 8, 8, dtype=torch.uint8)
+    trained = fit(replace(TEACHER, budget=300), examples, nothing, start, None, 0)
+    assert trained.evaluations <= 300 + 11

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from watching import Watching
 
 from robal.attacks import PGD
-from robal.errors import InputError
+from robal.errors import ContractError, InputError
 from robal.objectives import Adversarial, Batch, Natural
 from robal.pool import Examples
 from robal.threats import Linf, Threat
@@ -124,6 +124,30 @@ def test_patience_ends_a_training_that_gets_no_better(examples: Examples, start:
     assert (again.epoch, again.steps, again.evaluations) == (2, 20, 4 * 41)
 
 
+def test_a_budget_is_spent_however_few_examples_there_are(examples: Examples, start: Trained) -> None:
+    """Ten examples in batches of up to 100: each step costs ten evaluations, and 300 are 30 steps."""
+    trained = fit(replace(NATURAL, batch_size=100, budget=300), examples.only(torch.arange(10)), None, start, None, 0)
+    assert (trained.steps, trained.evaluations) == (30, 300)
+
+
+def test_patience_does_not_take_the_last_snapshot_away(examples: Examples, start: Trained) -> None:
+    recipe = replace(NATURAL, epochs=10, keep="best", patience=1, snapshots=5)
+    trained = fit(recipe, examples, None, start, lambda model, epoch: -float(epoch), 0)
+    assert trained.epoch == 1
+    assert len(trained.snapshots) == 2  # after epoch 2, and at the end
+    assert all(torch.equal(trained.snapshots[-1][name], part) for name, part in trained.model.state_dict().items())
+
+
+def test_more_snapshots_than_steps_are_refused(examples: Examples, start: Trained) -> None:
+    with pytest.raises(InputError, match="of a training of 2 steps"):
+        fit(replace(NATURAL, budget=16, snapshots=3), examples.only(torch.arange(40)), None, start, None, 0)
+
+
+def test_a_monitor_without_an_answer_is_an_error(examples: Examples, start: Trained) -> None:
+    with pytest.raises(ContractError, match="the monitor answered NaN in epoch 1"):
+        fit(replace(NATURAL, keep="best"), examples, None, start, lambda model, epoch: float("nan"), 0)
+
+
 def test_snapshots_of_a_budget_are_spread_over_its_steps(examples: Examples, start: Trained) -> None:
     few = examples.only(torch.arange(40))
     trained = fit(replace(NATURAL, budget=8 * 7, snapshots=3), few, None, start, None, 0)
@@ -138,10 +162,11 @@ def test_snapshots_of_a_budget_are_spread_over_its_steps(examples: Examples, sta
     ("settings", "message"),
     [
         ({"budget": 0}, "at least 1; 0 came"),
-        ({"unlabelled_batch": 0}, "unlabelled_batch counts images"),
+        ({"unlabelled_batch": 1}, "unlabelled_batch counts images, at least 2"),
         ({"ramp": 1.5}, "ramp lies in"),
         ({"average": 1.0}, "average in"),
         ({"shrink": 0.0}, "shrink in"),
+        ({"shrink": 0.5, "warm_start": False}, "shrink is for a warm start"),
         ({"patience": 3}, "goes with keep"),
         ({"patience": 0, "keep": "best"}, "at least 1"),
     ],

@@ -202,14 +202,13 @@ def fitting(attack: Attack, classes: int) -> Attack:
     return replace(attack, version="reduced") if isinstance(attack, AutoAttack) and classes < 4 else attack
 
 
-def ledger_name(attack: Attack) -> str:
-    """The name of the file for the ledger of an attack inside its threat, safe on any disk.
+def ledger_name(model: nn.Module, inputs: Tensor, labels: Tensor, attack: Attack, seed: int) -> str:
+    """The name of the file for the ledger of an evaluation that keeps adversaries, safe on any disk.
 
-    >>> ledger_name(AutoAttack(threat=Linf(0.3)))
-    'AutoAttack-Linf-eps-0.3.safetensors'
+    It ends in a digest of all that decides the verdicts, so that no two evaluations meet in one file.
     """
-    said = f"{attack.label} {attack.threat or Linf()!r}"
-    return re.sub(r"[^A-Za-z0-9.]+", "-", said).strip("-.") + ".safetensors"
+    said = re.sub(r"[^A-Za-z0-9.]+", "-", f"{attack.label} {attack.threat or Linf()!r}").strip("-.")
+    return f"{said}-{_digest((), repr(_fingerprint(model, inputs, labels, attack, seed, keep=True)))[:8]}.safetensors"
 
 
 def save_ledger(ledger: Ledger, path: Path) -> None:

@@ -42,7 +42,7 @@ def hardest_weights(model: nn.Module, loss: Tensor, radius: float) -> dict[str, 
     for (name, weight), gradient in zip(chosen.items(), gradients, strict=True):
         if gradient is not None:
             length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-            changes[name] = gradient * (radius * weight.detach().norm() / length)
+            changes[name] = gradient / length * (radius * weight.detach().norm())
     return changes
 
 

@@ -19,7 +19,8 @@ class FixMatch:
     """CE(f(x), y) + weight · mean_u 1[max p(u) ≥ threshold] CE(f(strong(u)), argmax p(u)).
 
     p(u) are the model's own probabilities, through which no gradient flows. x and u come weakly augmented, as the
-    recipe says. Without images u this is natural training.
+    recipe says. Without images u this is natural training. Where examples have weights, those of u have the mean one.
+    The guess is made in training mode, dropout and BatchNorm of that batch included.
 
     Args:
         strong: the augmentation under which the prediction must hold.

@@ -45,7 +45,7 @@ class Trades:
     on_unlabelled: bool = False
 
     def __post_init__(self) -> None:
-        if self.beta < 0 or self.steps < 1:
+        if not self.beta >= 0 or self.steps < 1:
             raise InputError(f"Trades needs beta >= 0 and steps >= 1; {self.beta} and {self.steps} came")
         check_strengths(0.0, self.weight_radius)
 

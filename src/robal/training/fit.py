@@ -77,21 +77,25 @@ def fit(
         raise InputError(f"training needs at least two examples; {len(examples)} came")
     if recipe.keep == "best" and monitor is None:
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
-    if recipe.pool is None or unlabelled is None or len(unlabelled) == 0:
+    if unlabelled is not None and len(unlabelled) == 0:
+        unlabelled = None
+    if recipe.pool is None or unlabelled is None:
         return _train(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
     pool, start = recipe.pool, Trained(previous.model if fresh is None else fresh)
     beside = None if checkpoint is None else checkpoint.with_name("pool-teacher.safetensors")
     of_teacher, title = stream(seed, "teacher"), f"{what}: the teacher"
-    taught = fit(pool.teacher, examples, unlabelled, start, None, of_teacher, checkpoint=beside, what=title)
     drawn = torch.randperm(len(unlabelled), generator=generator(seed, "pool"))[: pool.images].sort().values
-    said = pseudo_labels(pool, taught.model, unlabelled[drawn])
-    if said.has_collapsed(examples.labels):
+    images, bought = unlabelled[drawn], examples.of_kind("bought")
+    lesson = bought if len(bought) > 1 else examples
+    taught = fit(pool.teacher, lesson, images, start, None, of_teacher, checkpoint=beside, what=title)
+    said = pseudo_labels(pool, taught.model, images)
+    collapsed = said.has_collapsed(lesson.labels)
+    if collapsed:
         say(f"{what}: the teacher gives nearly all images the same class, so the pool is left out this time")
         said = replace(said, accepted=torch.zeros_like(said.accepted))
-    images = unlabelled[drawn]
     rest = images[~said.accepted]
-    if pool.from_teacher:
-        previous = replace(previous, model=taught.model, optimiser={})
+    if pool.from_teacher and not collapsed:
+        previous = replace(previous, model=taught.model, companion=None, optimiser={})
     trained = _train(
         recipe,
         Examples.join([examples, said.examples(images, pool.soft)]),
@@ -106,7 +110,7 @@ def fit(
     )
     guesses = torch.full((len(unlabelled),), -1)
     guesses[drawn] = said.labels
-    return replace(trained, teacher=taught.model, guesses=guesses)
+    return replace(trained, teacher=None if collapsed else taught.model, guesses=guesses)
 
 
 def _train(
@@ -138,7 +142,11 @@ def _train(
     if getattr(objective, "unlabelled_passes", 0) == 0:
         unlabelled = None
     per_epoch = steps_in_epoch(len(examples), recipe.batch_size)
-    total = recipe.steps(per_epoch, unlabelled is not None, spent)
+    mixed = recipe.pool is not None and examples.count("pseudo") > 0
+    images = recipe.batch_size if mixed else len(examples) / per_epoch
+    total = recipe.steps(per_epoch, images, unlabelled is not None, spent)
+    if recipe.snapshots > total:
+        raise InputError(f"{recipe.snapshots} snapshots are asked for, of a training of {total} steps; ask for fewer")
     best: dict[str, Tensor] = {}
     snapshots: list[dict[str, Tensor]] = []
     unit = per_epoch if recipe.budget is None else 1  # snapshots are taken at the end of epochs, or of any step
@@ -193,6 +201,8 @@ def _train(
             model.eval()
             if recipe.keep == "best" and monitor is not None:
                 score = monitor(averaged or model, epoch)
+                if score != score:
+                    raise ContractError(f"the monitor answered NaN in epoch {epoch + 1}, so no epoch can be kept")
                 if score >= best_score:
                     best, best_score, best_epoch = _tensors(parts, optimiser), score, epoch + 1
             if checkpoint is not None:
@@ -201,6 +211,9 @@ def _train(
                 save_tensors(checkpoint, tensors, numbers)
     if recipe.keep == "best":
         _put_back(best, parts, optimiser)
+    if len(snapshots) < recipe.snapshots:  # patience ended it: the last snapshot is of the end
+        ended = (averaged or model).state_dict()
+        snapshots.append({name: tensor.detach().clone() for name, tensor in ended.items()})
     state = optimiser_tensors(optimiser) if recipe.keep_optimiser else {}
     epoch = best_epoch if recipe.keep == "best" else -(-taken // per_epoch)
     return Trained(

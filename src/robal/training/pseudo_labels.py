@@ -39,9 +39,12 @@ class PseudoLabels:
         )
 
     def has_collapsed(self, bought: Tensor) -> bool:
-        """Whether the labels fall on fewer than a third as many classes as the bought ones, exp(entropy) counting."""
+        """Whether the labels fall on far fewer classes than the bought ones: 3 (E - 1) < E of the bought - 1.
+
+        E is `effective_classes`: one class among two that were bought is a collapse, and three among ten.
+        """
         guesses = self.labels[self.accepted]
-        return len(guesses) > 0 and 3 * effective_classes(guesses) < effective_classes(bought)
+        return len(guesses) > 0 and 3 * (effective_classes(guesses) - 1) < effective_classes(bought) - 1
 
 
 def pseudo_labels(pool: PoolTraining, teacher: nn.Module, images: Tensor, batch_size: int = 256) -> PseudoLabels:

@@ -67,8 +67,8 @@ class Recipe:
             raise InputError(
                 f"a recipe needs epochs >= 1 and batch_size >= 2; {self.epochs} and {self.batch_size} came"
             )
-        if self.unlabelled_batch < 1:
-            raise InputError(f"unlabelled_batch counts images, at least 1; {self.unlabelled_batch} came")
+        if self.unlabelled_batch < 2:
+            raise InputError(f"unlabelled_batch counts images, at least 2; {self.unlabelled_batch} came")
         if self.budget is not None and self.budget < 1:
             raise InputError(f"a budget counts gradient evaluations, at least 1; {self.budget} came")
         if self.snapshots < 0 or (self.budget is None and self.snapshots > self.epochs):
@@ -78,9 +78,16 @@ class Recipe:
                 f"ramp lies in [0, 1], average in [0, 1) and shrink in (0, 1]; "
                 f"{self.ramp}, {self.average} and {self.shrink} came"
             )
+        if self.shrink < 1 and (not self.warm_start or (self.pool is not None and self.pool.from_teacher)):
+            raise InputError("shrink is for a warm start from the previous round's model, and there is none")
         if self.keep_optimiser and not self.warm_start:
             raise InputError("keep_optimiser goes with warm_start: another model's optimiser state is of no use")
         of_teacher = None if self.pool is None else self.pool.teacher.budget
+        if self.budget is not None and self.pool is not None and of_teacher is None:
+            raise InputError(
+                f"the budget of {self.budget} gradient evaluations includes the teacher's, which counts epochs: "
+                "set pool.teacher.budget"
+            )
         if self.budget is not None and of_teacher is not None and of_teacher >= self.budget:
             raise InputError(
                 f"the budget of {self.budget} gradient evaluations includes the teacher's {of_teacher}: "
@@ -94,20 +101,22 @@ class Recipe:
         """Whether training looks at images without labels."""
         return self.pool is not None or getattr(self.objective, "unlabelled_passes", 0) > 0
 
-    def cost(self, unlabelled: bool) -> int:
-        """Gradient evaluations of one step, with images without labels beside the others or not."""
-        beside = self.unlabelled_batch * getattr(self.objective, "unlabelled_passes", 0) if unlabelled else 0
-        return self.batch_size * self.objective.passes + beside
+    def steps(self, per_epoch: int, images: float, unlabelled: bool, spent: int = 0) -> int:
+        """Optimiser steps of a whole training.
 
-    def steps(self, per_epoch: int, unlabelled: bool, spent: int = 0) -> int:
-        """Optimiser steps of a whole training with so many steps an epoch; `spent` of the budget is gone already.
+        Args:
+            per_epoch: steps in an epoch.
+            images: examples in a step, on average.
+            unlabelled: whether there are images without labels beside them.
+            spent: gradient evaluations that are gone from the budget already.
 
-        >>> Recipe(budget=11_000, batch_size=50).steps(per_epoch=7, unlabelled=False)  # PGD-10: 11 passes
+        >>> Recipe(budget=11_000).steps(per_epoch=7, images=50, unlabelled=False)  # PGD-10: 11 passes
         20
         """
         if self.budget is None:
             return self.epochs * per_epoch
-        return max(1, math.ceil((self.budget - spent) / self.cost(unlabelled)))
+        beside = self.unlabelled_batch * getattr(self.objective, "unlabelled_passes", 0) if unlabelled else 0
+        return max(1, math.ceil((self.budget - spent) / (images * self.objective.passes + beside)))
 
 
 def _teacher() -> Recipe:
@@ -131,8 +140,8 @@ class PoolTraining:
     The teacher is trained on the bought examples alone (and, by its objective, on images without their labels). What
     it is sure of becomes pseudo-labelled examples; the rest is left to objectives that need no label.
 
-    Where the teacher has collapsed, so that its labels fall on fewer than a third as many classes (in the sense of
-    exp(entropy)) as those that were bought, the pool is left out for that round, and the metrics say so.
+    Where the teacher has collapsed, so that its labels fall on far fewer classes than those that were bought
+    (`PseudoLabels.has_collapsed`), pool and teacher are left out for that round, and the metrics say so.
 
     Args:
         teacher: how the teacher is trained, from fresh weights.
