@@ -87,7 +87,7 @@ def killed_at(position: int, before: bool, folder: Path) -> dict[str, Any]:
             False,
         ),  # within the training of the model beside the robust one, before the choice of round 1
         ("fit.save_tensors", 23, False),  # within the training of the teacher that labels the pool in round 1
-        ("fit.save_tensors", 38, False),  # within the training of round 2, one epoch done and one to come
+        ("fit.save_tensors", -2, False),  # within the training of round 2, one epoch done and one to come
         ("RunFolder.save_history", 1, True),  # round 1 is all there but its metrics
         ("loop.save_kept", 1, False),  # round 2 has its twins, and has not begun to train
     ],
