@@ -36,7 +36,7 @@ def run_command(
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Carry out a plan; without any argument, the embedded example on handwritten digits (about two minutes).
+    """Carry out a plan; without any argument, the embedded example on handwritten digits (about three minutes).
 
     Called again with the same plan, it goes on where it stopped.
 

@@ -164,7 +164,7 @@ _DIGITS_TEACHER = Recipe(
 class Plan:
     """A run of robust active learning.
 
-    The defaults are the embedded example: scikit-learn's handwritten digits, DRE, six rounds, in about two minutes.
+    The defaults are the embedded example: scikit-learn's handwritten digits, DRE, six rounds, in about three minutes.
 
     Args:
         data: where the images come from.
