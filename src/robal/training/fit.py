@@ -156,7 +156,7 @@ def _train(
     if checkpoint is not None and checkpoint.exists():
         numbers, best, snapshots = _restore(checkpoint, parts, optimiser)
         done, best_score, best_epoch, spent = (numbers[name] for name in _NUMBERS)
-    at, taken = min(done * per_epoch, total), min(done * per_epoch, total)
+    at = taken = min(done * per_epoch, total)
 
     with torch.random.fork_rng():
         for step in track(range(at, total), what, total, at):
@@ -194,8 +194,7 @@ def _train(
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
             if taken in kept_after:
-                state = (averaged or model).state_dict()
-                snapshots.append({name: tensor.detach().clone() for name, tensor in state.items()})
+                snapshots.append(_copied(averaged or model))
             if place + 1 < per_epoch and taken < total:
                 continue
             model.eval()
@@ -212,8 +211,7 @@ def _train(
     if recipe.keep == "best":
         _put_back(best, parts, optimiser)
     if len(snapshots) < recipe.snapshots:  # patience ended it: the last snapshot is of the end
-        ended = (averaged or model).state_dict()
-        snapshots.append({name: tensor.detach().clone() for name, tensor in ended.items()})
+        snapshots.append(_copied(averaged or model))
     state = optimiser_tensors(optimiser) if recipe.keep_optimiser else {}
     epoch = best_epoch if recipe.keep == "best" else -(-taken // per_epoch)
     return Trained(
@@ -248,11 +246,15 @@ def _shrink(model: nn.Module, fresh: nn.Module, share: float) -> None:
         parameter.mul_(share).add_(other, alpha=1 - share)
 
 
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
 def _tensors(parts: list[nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """A copy of everything that training changes."""
     tensors = named("optimiser", optimiser_tensors(optimiser))
     for number, module in enumerate(parts):
-        tensors |= {name: tensor.detach().clone() for name, tensor in named(str(number), module.state_dict()).items()}
+        tensors |= named(str(number), _copied(module))
     return tensors
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from robal.images import unit
-from robal.networks import frozen, home_of
+from robal.evaluation import probabilities
 from robal.pool import Examples
 from robal.training.recipe import PoolTraining
 
@@ -34,9 +33,7 @@ class PseudoLabels:
         """The accepted of `images`, [U, C, H, W], as examples of the kind "pseudo"."""
         where = self.accepted.nonzero().flatten()
         made = Examples.of(images[where], self.labels[where], kind="pseudo")
-        return Examples(
-            made.images, made.labels, made.origin, made.kind, made.weight, self.probs[where] if soft else None
-        )
+        return replace(made, targets=self.probs[where]) if soft else made
 
     def has_collapsed(self, bought: Tensor) -> bool:
         """Whether the labels fall on far fewer classes than the bought ones: 3 (E - 1) < E of the bought - 1.
@@ -49,9 +46,7 @@ class PseudoLabels:
 
 def pseudo_labels(pool: PoolTraining, teacher: nn.Module, images: Tensor, batch_size: int = 256) -> PseudoLabels:
     """What the teacher says of `images`, [U, C, H, W], uint8 or float32 in [0, 1]."""
-    device = home_of(teacher)
-    with frozen(teacher), torch.no_grad():
-        probs = torch.cat([teacher(unit(part.to(device))).softmax(1).cpu() for part in images.split(batch_size)])
+    probs = probabilities(teacher, images, batch_size).float()
     return PseudoLabels(probs, probs.amax(1) >= pool.confidence)
 
 
