@@ -1,0 +1,146 @@
+"""What recipe, pool and acquisition bring, each alone, at equal cost, beside the ceiling: all labels bought.
+
+    python benchmarks/pool_training.py mnist --data DATA                # every arm, seeds 0 to 2: hours
+    python benchmarks/pool_training.py mnist --data DATA --only pool-1000 --seeds 0
+    python benchmarks/pool_training.py mnist --table                    # what is finished, without training anything
+
+An arm is a preset and settings of `robal run`, so each can be repeated alone: the command is printed. Work lies under
+runs/; of a finished run, plan, metrics and environment are copied to benchmarks/runs/pool, and what lies there is not
+run again. A killed study goes on where it was. The presets were chosen on a development split and frozen before any
+test image was attacked; AutoAttack standard on 1,000 test images a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+KEPT = Path(__file__).parent / "runs" / "pool"
+SMALL = ("plan.yaml", "metrics.jsonl", "environment.json")
+
+
+def trained(*settings: str) -> list[str]:
+    """The settings for the first round's recipe and for the later ones'."""
+    return [f"{where}.{setting}" for setting in settings for where in ("start.recipe", "recipe")]
+
+
+ALONE = trained("pool=null")  # labels only
+DRE = ["rounds=1", "start.labels=500", "per_round=500", "acquisition=DRE", "recipe.warm_start=false"]
+# As published for MNIST (arXiv 2112.02542): PGD-40 from a naturally trained model; but the last epoch, not the one that
+# is best on thousands of validation labels, which are labels too.
+PUBLISHED = [
+    *trained("pool=null", "ramp=0", "average=0", "schedule=Constant", "optimiser.lr=0.001", "batch_size=100"),
+    *["rounds=1", "start.labels=500", "per_round=500", "start.recipe.objective=Natural", "start.recipe.budget=100000"],
+    "recipe.objective={name: Adversarial, attack: {name: PGD, steps: 40, step_size: 0.01, random_start: false}}",
+]
+
+Arms = dict[str, list[str]]
+STUDIES: dict[str, tuple[str, list[str], Arms]] = {
+    "mnist": (
+        "few-labels-mnist",
+        [],
+        {
+            "published-1000": PUBLISHED,
+            "labels-1000": ALONE,
+            "labels-1000-DRE": [*ALONE, *DRE],
+            "pool-200": ["start.labels=200"],
+            "pool-1000": [],
+            "pool-1000-DRE": DRE,
+            "pool-5000": ["start.labels=5000", *trained("pool.share=0.1")],
+            "ceiling": [*ALONE, "start.labels=55000"],
+        },
+    ),
+}
+
+
+def carry_out(study: str, arm: str, seed: int, data: Path | None, work: Path) -> None:
+    """`robal run` of one arm, unless its result is kept already."""
+    preset, common, arms = STUDIES[study]
+    name = f"{study}-{arm}-{seed}"
+    if (KEPT / name).exists():
+        return
+    settings = [*common, *arms[arm], f"seed={seed}"]
+    source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}  # not in what is kept, as --data would be
+    shown = ["run", "--preset", preset, *settings, "--out", str(work / name)]
+    print("robal", shlex.join(shown), flush=True)
+    robal = Path(sys.executable).with_name("robal")
+    subprocess.run([robal, *shown], check=True, env={**os.environ, **source, "OMP_NUM_THREADS": "1"})
+    KEPT.mkdir(parents=True, exist_ok=True)
+    beside = KEPT / f".{name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    for file in SMALL:
+        shutil.copy(work / name / file, beside / file)
+    beside.rename(KEPT / name)
+
+
+def table(study: str) -> str:
+    """Markdown: an arm a row, means over its finished seeds, AutoAttack seed by seed too."""
+    lines = [
+        "| arm | labels | seeds | pool's labels right | clean | PGD-50 | AutoAttack | seed by seed | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in STUDIES[study][2]:
+        rows = [_last(folder) for folder in sorted(KEPT.glob(f"{study}-{arm}-[0-9]"))]
+        if not rows:
+            continue
+        right = [row["pool"]["pseudo_right"] for row in rows if row.get("pool")]
+        clean, steps, auto = ([value(row) for row in rows] for value in (_clean, _pgd, _auto))
+        minutes = [row["times"]["train"] / 60 for row in rows]
+        lines.append(
+            f"| {arm} | {rows[0]['labels']['bought']:,} | {len(rows)} | {_mean(right) if right else ''} | "
+            f"{_mean(clean)} | {_mean(steps)} | {_mean(auto)} | {', '.join(f'{100 * value:.1f}' for value in auto)} | "
+            f"{statistics.mean(minutes):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _last(folder: Path) -> dict:  # type: ignore[type-arg]
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def _clean(row: dict) -> float:  # type: ignore[type-arg]
+    return float(row["accuracy"])
+
+
+def _pgd(row: dict) -> float:  # type: ignore[type-arg]
+    return float(row["robust_accuracy"]["PGD-50"])
+
+
+def _auto(row: dict) -> float:  # type: ignore[type-arg]
+    return float(row["robust_accuracy"]["AutoAttack"])
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{100 * statistics.mean(values):.1f}"
+
+
+def main() -> None:
+    """Read the command line, run what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(STUDIES))
+    parser.add_argument("--data", type=Path, help="the folder with the data sets; else ROBAL_DATA, else ./data")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="where run folders lie while at work")
+    parser.add_argument("--only", nargs="*", help="arms; all by default")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="print what is finished and run nothing")
+    chosen = parser.parse_args()
+    arms = chosen.only or list(STUDIES[chosen.study][2])
+    for unknown in set(arms) - set(STUDIES[chosen.study][2]):
+        parser.error(f"no arm is called {unknown!r}; there are {', '.join(STUDIES[chosen.study][2])}")
+    for seed in [] if chosen.table else chosen.seeds:
+        for arm in arms:
+            carry_out(chosen.study, arm, seed, chosen.data, chosen.work)
+    print(table(chosen.study))
+
+
+if __name__ == "__main__":
+    main()
