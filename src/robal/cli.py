@@ -184,7 +184,8 @@ def select_command(
     threat
         What the adversary may do, for methods that attack: `linf:8/255`, `l2:0.5`.
     teacher
-        Weights of a standard model of the same network, for methods that need one beside the robust one (EntropyMix).
+        Weights of a standard model of the same network, for methods that need one beside the robust one:
+        EntropyMix, OfTeacher, Disagreement.
     seed
         Equal seeds give equal choices.
     data

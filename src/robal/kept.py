@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robal.images import Images, unit
 from robal.pool import Examples
-from robal.training.trained import load_tensors, save_tensors
+from robal.training.trained import Trained, load_tensors, save_tensors
 
 _PSEUDO = Examples.KINDS.index("pseudo")
 
@@ -47,17 +47,24 @@ def describe_kept(kept: Examples, hidden: Tensor | None) -> dict[str, Any]:
     return {"twin": kept.count("twin"), "crafted": kept.count("crafted"), "pseudo": len(pseudo), "pseudo_right": right}
 
 
-def describe_guesses(guesses: Tensor | None, candidates: Tensor, hidden: Tensor | None) -> dict[str, Any] | None:
-    """Of pool training: how many images the teacher labelled and, in a simulation, what share rightly.
+def describe_guesses(trained: Trained, used: Tensor, images: int, hidden: Tensor | None) -> dict[str, Any] | None:
+    """Of pool training: how many images have a pseudo-label, why others have none, what share is right in a simulation.
 
     Args:
-        guesses: [U] int64, -1 where there is none, or None where no teacher was trained.
-        candidates: [U] int64, the images they are of, positions in the pool.
+        trained: its `guesses`, [U], are None where no teacher was trained.
+        used: [U] int64, the images they are of, positions in the pool.
+        images: how many images without a label there were, of which `used` may have been drawn.
         hidden: [N] int64, the true labels, or None; looked at for this figure alone.
+
+    Returns:
+        None without a teacher. "unsure" and "disputed" say how many images were kept out by the teacher's confidence
+        and by the witness; "collapsed" says that the others were left out too.
     """
+    guesses = trained.guesses
     if guesses is None:
         return None
     said, right = guesses >= 0, None  # none at all: the teacher was unsure of every image, or had collapsed
     if hidden is not None and bool(said.any()):
-        right = (hidden[candidates[said]] == guesses[said]).double().mean().item()
-    return {"images": len(guesses), "pseudo": int(said.sum()), "pseudo_right": right}
+        right = (hidden[used[said]] == guesses[said]).double().mean().item()
+    counts = {"images": images, "pseudo": int(said.sum()), "pseudo_right": right}
+    return {**counts, **trained.refused, "collapsed": trained.has_collapsed}

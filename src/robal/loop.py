@@ -28,6 +28,8 @@ from robal.records import check_same_run, contact_sheet, same_numerics, write_re
 from robal.seeds import generator, stream
 from robal.training import Trained, fit
 
+_CHECKPOINTS = ("training", "pool-teacher", "pool-witness")  # of a round whose training is under way
+
 
 @dataclass(frozen=True, eq=False)
 class State:
@@ -154,14 +156,16 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     recipe = (effective.start if number == 0 else effective).recipe
     labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
     started = time.perf_counter()
-    fresh, candidates = initial(plan, data), state.pool.candidates
+    fresh, seed = initial(plan, data), stream(plan.seed, "fit", number)
+    unlabelled = left_over(state.pool, labelled.examples)
+    used = unlabelled if recipe.pool is None else unlabelled[recipe.pool.drawn(len(unlabelled), seed)]
     trained = fit(
         recipe,
         labelled.examples,
-        state.pool.images.at_rest(candidates) if recipe.looks_at_the_pool else None,
+        state.pool.images.at_rest(used) if recipe.looks_at_the_pool else None,  # `fit` alone holds them
         previous if recipe.warm_start else fresh,
         monitor_of(plan, labelled, number),
-        stream(plan.seed, "fit", number),
+        seed,
         fresh=fresh.model,
         checkpoint=scratch / "training.safetensors",
         what=f"round {number} of {plan.rounds}: training",
@@ -173,7 +177,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     }
     row = measure(plan, data, labelled, trained, number, answers) | {
         "kept": describe_kept(state.kept, data.hidden),
-        "pool": describe_guesses(trained.guesses, candidates, data.hidden),
+        "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
         "gradient_evaluations": trained.evaluations,
     }
     row["times"] = times | {"evaluate": row.pop("seconds")}
@@ -184,7 +188,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     names = [data.classes[label] if label >= 0 else "–" for label in answers.tolist()]
     contact_sheet(scratch / "query.png", data.images, question, names, most=60)
     place.save_history([*state.history, row])
-    for name in ("training", "pool-teacher"):
+    for name in _CHECKPOINTS:
         (scratch / f"{name}.safetensors").unlink(missing_ok=True)
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
 
@@ -196,6 +200,11 @@ def reveal(plan: Plan, state: State) -> State:
     drawn = torch.randperm(len(question), generator=generator(plan.seed, "validation", state.round))[:share]
     validation = torch.cat([state.validation, question[drawn.sort().values]])
     return replace(state, pool=state.pool.reveal(question, answers), validation=validation)
+
+
+def left_over(pool: Pool, examples: Examples) -> Tensor:
+    """Positions of the images without a label that are not among the examples under a pseudo-label, ascending."""
+    return pool.candidates[~torch.isin(pool.candidates, examples.origin)]
 
 
 def candidates_of(state: State, previous: Trained) -> Candidates:
@@ -244,7 +253,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         state = replace(
             state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
         )
-        for name in ("training", "pool-teacher"):  # a kill came after the metrics
+        for name in _CHECKPOINTS:  # a kill came after the metrics
             (place.round(number) / f"{name}.safetensors").unlink(missing_ok=True)
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data)

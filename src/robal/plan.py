@@ -165,6 +165,7 @@ class Plan:
     """A run of robust active learning.
 
     The defaults are the embedded example: scikit-learn's handwritten digits, DRE, six rounds, in about three minutes.
+    The teacher of `recipe.pool` was chosen for them: for other data give a recipe of your own.
 
     Args:
         data: where the images come from.

@@ -8,7 +8,8 @@ import inspect
 import json
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robal import acquisition, attacks, networks, objectives, oracles, threats, training
+from robal.datasets import known_name
 from robal.errors import InputError, PlanError, did_you_mean
 from robal.plan import Plan
 
@@ -63,10 +65,13 @@ def read_plan(
 ) -> Plan:
     """A plan from a YAML file and `key.sub=value` overrides, over a base (a preset, or the embedded default).
 
+    The embedded default trains on its pool too, by a teacher whose settings were chosen for the digits; a plan for
+    other data does so where it says `recipe.pool`.
+
     Raises:
         PlanError: with every mistake in it.
     """
-    mapping = merge(encode(Plan()), base or {})
+    layers = [base or {}]
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -78,17 +83,25 @@ def read_plan(
             ) from None
         except UnicodeDecodeError as error:
             raise PlanError([f"{path} is no plan file: it should be UTF-8 text ({error})"]) from None
-        mapping = merge(mapping, read_yaml(text, str(path)))
+        layers.append(read_yaml(text, str(path)))
     overrides = list(overrides)
     keys = {override.partition("=")[0].strip() for override in overrides}
     both = sorted(key for key in keys if key.endswith("epochs") and key.removesuffix("epochs") + "budget" in keys)
     if both:
         raise PlanError([f"{key} and {key.removesuffix('epochs')}budget: say one of them" for key in both])
-    for override in overrides:
-        mapping = merge(mapping, parse_override(override))
+    layers += [parse_override(override) for override in overrides]
+    mapping = _merged(Plan(), layers)
+    data = mapping.get("data")
+    if isinstance(data, Mapping) and known_name(str(data.get("name"))) != Plan().data.name:
+        mapping = _merged(replace(Plan(), recipe=replace(Plan().recipe, pool=None)), layers)
+    return decode(mapping)
+
+
+def _merged(default: Plan, layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = reduce(merge, layers, encode(default))
     if "dataset" in mapping:  # what people call it, beside the plan's own data.name
         mapping = merge(mapping, {"data": {"name": mapping.pop("dataset")}})
-    return decode(mapping)
+    return mapping
 
 
 def decode(mapping: Mapping[str, Any]) -> Plan:

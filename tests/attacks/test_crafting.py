@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robal.attacks import PGD, crafting, perturb
-from robal.networks import Architecture
+from robal.networks import Architecture, PreActResNet
 from robal.plans import known
 from robal.seeds import generator
 from robal.threats import Linf
@@ -73,6 +73,16 @@ def test_the_twin_has_the_batchnorm_in_its_convolution() -> None:
     with crafting(model, torch.rand(2, 1, 2, 2)) as twin:
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in twin.modules())
         torch.testing.assert_close(twin(torch.tensor([[[[0.0, 0.5]]]])), torch.tensor([[4.0, 5.5]]))
+
+
+def test_a_preactivation_twin_keeps_the_batchnorm_of_sums_and_folds_the_one_between_convolutions() -> None:
+    """Three blocks: the second BatchNorm of each follows a convolution; the first of each, and the last, do not."""
+    model = settled(PreActResNet((4, 8, 8))((3, 16, 16), 5, seed=0), (3, 16, 16))
+    inputs = torch.rand(6, 3, 16, 16, generator=generator(0, "probe"))
+    with crafting(model, inputs) as twin:
+        left = [name for name, layer in twin.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+        assert left == ["group1.0.bn1", "group2.0.bn1", "group3.0.bn1", "bn"]
+        assert agree(model, twin, inputs, tolerance=1e-5)
 
 
 def test_the_twin_follows_the_training() -> None:

@@ -16,7 +16,7 @@ from robal.errors import ContractError, InputError
 from robal.evaluation.accuracy import clean, under_attack
 from robal.evaluation.certified import certified, linear_radius, sandwich
 from robal.evaluation.intervals import interval_bounds, is_affine
-from robal.networks import VGG8, VGG8DFAL, VGG16, LeNet5, LeNet5DFAL, LeNet5DRE, PreActResNet18, ResNet18
+from robal.networks import VGG8, VGG8DFAL, VGG16, LeNet5, LeNet5DFAL, LeNet5DRE, PreActResNet, PreActResNet18, ResNet18
 from robal.networks.building import Architecture
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat
@@ -132,6 +132,7 @@ NETWORKS: list[tuple[Architecture, tuple[int, int, int], float]] = [
     (VGG16(), (3, 32, 32), 0.001),
     (ResNet18(mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4)), (3, 16, 16), 0.001),
     (PreActResNet18(dropout=0.1), (3, 16, 16), 0.001),
+    (PreActResNet(mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4)), (3, 16, 16), 0.001),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from robal.oracles import CSVFile, Hidden
 from robal.plan import Evaluation, Plan, Source, Start, Validation
 from robal.plans import COMPONENTS, decode, default_folder, encode, known, read_plan, read_yaml, to_yaml
 from robal.threats import L2, Linf
-from robal.training import SGD, Adam, Cosine, CropFlip, Recipe, Triangular
+from robal.training import SGD, Adam, Cosine, CropFlip, PoolTraining, Recipe, Triangular
 
 PLACES = {
     acquisition.Acquisition: ("acquisition",),
@@ -463,6 +463,17 @@ def test_epochs_that_are_said_take_the_place_of_a_budget() -> None:
 
 def test_the_data_set_has_a_short_name() -> None:
     assert read_plan(None, ["dataset=mnist", "data.train_images=7"]).data == Source("mnist", train_images=7)
+
+
+def test_other_data_than_the_digits_do_not_get_the_teacher_that_was_chosen_for_the_digits(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("data: mnist\n", encoding="utf-8")
+    plan = read_plan(tmp_path / "plan.yaml")
+    assert plan == replace(Plan(), data=Source("mnist"), recipe=replace(Plan().recipe, pool=None))
+    assert read_plan(None, ["dataset=mnist"]) == plan
+    for same in ("dataset=digits", "data.name=Digits", "data.train_images=100"):
+        assert read_plan(None, [same]).recipe == Plan().recipe
+    asked = read_plan(tmp_path / "plan.yaml", ["recipe.budget=2000000", "recipe.pool.share=0.5"]).recipe
+    assert asked.pool == PoolTraining(share=0.5)
 
 
 def test_a_threat_that_a_part_does_not_bear_is_refused_before_anything_is_bought() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from robal.candidates import Candidates
 from robal.data import Data
-from robal.loop import run
+from robal.kept import describe_guesses
+from robal.loop import left_over, rounds, run
+from robal.objectives import Natural
 from robal.plan import Plan
-from robal.training import Trained
+from robal.plans import decode, encode
+from robal.pool import Examples
+from robal.training import Adam, Recipe, Trained
 from tiny_runs import outcome, rows, tiny_plan
 
 POOL = (
@@ -61,9 +67,64 @@ def test_the_metrics_say_how_many_were_labelled_and_how_many_rightly(data: Data,
     assert 0 < said["pseudo"] <= 200
     assert 0.1 < said["pseudo_right"] < 1
     assert after["labelled"] == 50  # pseudo-labels cost nothing
+    assert said["pseudo"] + said["unsure"] == 200
+    assert (said["disputed"], said["collapsed"]) == (0, False)
+
+
+def test_a_collapsed_teacher_is_said_in_the_metrics() -> None:
+    hidden, used, model = torch.arange(9), torch.tensor([3, 5]), torch.nn.Identity()
+    refused = {"unsure": 0, "disputed": 1}
+    taught = Trained(model, teacher=model, guesses=torch.tensor([3, -1]), refused=refused)
+    assert describe_guesses(taught, used, 7, hidden) == (
+        {"images": 7, "pseudo": 1, "pseudo_right": 1.0, "unsure": 0, "disputed": 1, "collapsed": False}
+    )
+    collapsed = replace(taught, teacher=None, guesses=torch.tensor([-1, -1]))
+    assert describe_guesses(collapsed, used, 7, hidden) == (
+        {"images": 7, "pseudo": 0, "pseudo_right": None, "unsure": 0, "disputed": 1, "collapsed": True}
+    )
+    assert describe_guesses(Trained(model), used, 7, hidden) is None
 
 
 def test_the_model_file_holds_the_teacher_for_the_next_choice(plan: Plan, data: Data, folder: Path) -> None:
     model = plan.network(data.images.shape, 10, 0)
     assert Trained.load(folder / "rounds/001/model.safetensors", model).teacher is not None
     assert not list(folder.rglob("*teacher*"))
+
+
+@dataclass(frozen=True)
+class FirstOnes:
+    """Asks about the first n of the pool and guesses, wrongly, at the ten after them."""
+
+    def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
+        return candidates.indices[:n]
+
+    def examples(self, candidates: Candidates, chosen: Tensor, labels: Tensor, draw: torch.Generator) -> Examples:
+        guessed = candidates.indices[:10]
+        return Examples.of(candidates.pool.images.at_rest(guessed), torch.full((10,), 3), guessed, "pseudo")
+
+
+def test_what_the_acquisition_function_labelled_the_teacher_does_not_label_again(
+    plan: Plan, data: Data, tmp_path: Path
+) -> None:
+    assert plan.recipe.pool is not None
+    whole = replace(plan.recipe, pool=replace(plan.recipe.pool, images=None, confidence=0.0))
+    *_, state = rounds(replace(plan, acquisition=FirstOnes(), recipe=whole), data, tmp_path / "run")
+    row = rows(tmp_path / "run")[1]
+    assert row["kept"]["pseudo"] == 10
+    assert row["pool"]["images"] == row["pool"]["pseudo"] == len(data.images) - 50 - 10
+    left = left_over(state.pool, state.kept)
+    assert not torch.isin(left, state.kept.origin).any()
+    assert torch.equal(torch.cat([left, state.kept.origin]).sort().values, state.pool.candidates)
+
+
+def test_a_run_with_a_witness_leaves_no_file_of_it(plan: Plan, data: Data, tmp_path: Path) -> None:
+    assert plan.recipe.pool is not None
+    witness = Recipe(Natural(), epochs=30, batch_size=10, optimiser=Adam(2e-3))
+    recipe = replace(plan.recipe, pool=replace(plan.recipe.pool, witness=witness))
+    assert decode(encode(replace(plan, recipe=recipe))).recipe == recipe
+    run(replace(plan, recipe=recipe), data, tmp_path / "run")
+    said = rows(tmp_path / "run")[1]["pool"]
+    assert said["pseudo"] > 0
+    assert said["disputed"] > 0
+    assert said["pseudo"] + said["unsure"] + said["disputed"] == 200
+    assert not list(tmp_path.rglob("pool-*"))

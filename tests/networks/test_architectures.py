@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from robal.networks import VGG8, VGG8DFAL, VGG16, LeNet5, LeNet5DFAL, LeNet5DRE, Normalise, PreActResNet18, ResNet18
+from robal.errors import InputError
+from robal.networks import (
+    VGG8,
+    VGG8DFAL,
+    VGG16,
+    Architecture,
+    LeNet5,
+    LeNet5DFAL,
+    LeNet5DRE,
+    Normalise,
+    PreActResNet,
+    PreActResNet18,
+    ResNet18,
+)
 from robal.networks.resnet import PreActivationBlock, ResidualBlock
 
 
@@ -126,8 +139,46 @@ def test_preact_resnet18_has_11171146_parameters_and_no_final_norm() -> None:
     assert kinds(model)[-3:] == ["AdaptiveAvgPool2d", "Flatten", "Linear"]
 
 
-@pytest.mark.parametrize("component", [ResNet18(), PreActResNet18()])
-def test_residual_networks_shrink_32_pixels_to_4(component: ResNet18) -> None:
+def test_the_smallest_preact_resnet_has_77850_parameters() -> None:
+    # 3x3 stem; each group: BN, 3x3, BN, 3x3, and a 1x1 shortcut where the width changes; the last BN; FC
+    stem, head = 3 * 16 * 9, 2 * 64 + (64 + 1) * 10
+    first = 2 * 16 + 16 * 16 * 9 + 2 * 16 + 16 * 16 * 9
+    second = 2 * 16 + 16 * 32 * 9 + 2 * 32 + 32 * 32 * 9 + 16 * 32
+    third = 2 * 32 + 32 * 64 * 9 + 2 * 64 + 64 * 64 * 9 + 32 * 64
+    assert stem + first + second + third + head == 77_850
+    model = PreActResNet()((3, 32, 32), 10, 0)
+    assert count(model) == 77_850
+    assert kinds(model)[-5:] == ["BatchNorm2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear"]
+
+
+def test_a_second_block_adds_two_convolutions_and_two_norms_a_group() -> None:
+    more = sum(2 * conv(width, width, 3, False) + 2 * norm(width) for width in (8, 24))
+    small, large = (count(PreActResNet((8, 24), blocks)((1, 28, 28), 10, 0)) for blocks in (1, 2))
+    assert large - small == more == 11_648
+
+
+def test_preact_resnet_of_the_same_size_is_preact_resnet18_with_a_last_norm() -> None:
+    general, special = PreActResNet((64, 128, 256, 512), 2)((3, 32, 32), 10, 0), PreActResNet18()((3, 32, 32), 10, 0)
+    weights = general.state_dict()
+    assert set(weights) - set(special.state_dict()) == {f"bn.{name}" for name in nn.BatchNorm2d(1).state_dict()}
+    assert all(torch.equal(weights[name], tensor) for name, tensor in special.state_dict().items())
+
+
+def test_the_weights_of_residual_networks_are_saved_under_the_names_they_always_had() -> None:
+    names = ["conv1.weight", "group1.0.bn1.weight", "group1.1.conv2.weight", "group4.0.shortcut.weight", "fc.bias"]
+    assert set(names) < set(PreActResNet18()((3, 32, 32), 10, 0).state_dict())
+    names[3:4] = ["bn1.weight", "group4.0.shortcut.0.weight", "group4.0.shortcut.1.weight"]
+    assert set(names) < set(ResNet18()((3, 32, 32), 10, 0).state_dict())
+
+
+@pytest.mark.parametrize(("widths", "blocks"), [((), 1), ((16, 0), 1), ((16,), 0)])
+def test_a_preact_resnet_without_filters_or_blocks_is_refused(widths: tuple[int, ...], blocks: int) -> None:
+    with pytest.raises(InputError, match="at least one group, of at least one filter and one block"):
+        PreActResNet(widths, blocks)
+
+
+@pytest.mark.parametrize("component", [ResNet18(), PreActResNet18(), PreActResNet((4, 8, 16, 512))])
+def test_residual_networks_shrink_32_pixels_to_4(component: Architecture) -> None:
     model = component((3, 32, 32), 10, 0).eval()
     seen: list[torch.Size] = []
     model.average.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))  # type: ignore[union-attr]

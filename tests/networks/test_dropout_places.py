@@ -24,6 +24,7 @@ PLACES = {
     "VGG8DFAL": ["pool1", "pool2", "pool3", "pool4", "relu5"],
     "VGG16": ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"],
     "ResNet18": ["relu1"],
+    "PreActResNet": ["conv1"],
     "PreActResNet18": ["conv1"],
 }
 

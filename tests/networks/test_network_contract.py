@@ -13,7 +13,7 @@ from robal.errors import InputError
 from robal.networks import ALIASES, Custom, embedding_layer, forward_with_embeddings, frozen
 
 SHAPES = {"LeNet5": (1, 28, 28), "LeNet5DRE": (1, 32, 32), "LeNet5DFAL": (1, 28, 28), "VGG8DFAL": (1, 28, 28)}
-EMBEDDINGS = {"LeNet5": 84, "LeNet5DRE": 84, "LeNet5DFAL": 84, "VGG8DFAL": 4096}
+EMBEDDINGS = {"LeNet5": 84, "LeNet5DRE": 84, "LeNet5DFAL": 84, "VGG8DFAL": 4096, "PreActResNet": 64}
 COMPONENTS = {name: getattr(robal.networks, name) for name in robal.networks.__all__}
 COMPONENTS = {name: found for name, found in COMPONENTS.items() if dataclasses.is_dataclass(found)}
 NAMES = sorted(set(COMPONENTS) - {"Custom"})
@@ -37,8 +37,8 @@ def model(name: str) -> nn.Module:
     return BUILT[name]
 
 
-def test_the_eight_networks_and_custom_are_found() -> None:
-    assert len(NAMES) == 8
+def test_the_nine_networks_and_custom_are_found() -> None:
+    assert len(NAMES) == 9
 
 
 @pytest.mark.parametrize("component", COMPONENTS.values())

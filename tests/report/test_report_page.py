@@ -206,7 +206,7 @@ def test_the_csv_has_a_row_per_round_and_columns_that_say_what_they_hold(tmp_pat
         *("labels_skipped", "labels_free_validation", "measured_on"),
         *(f"{name}{end}" for name in ("accuracy", "PGD-50", "AutoAttack") for end in rate),
         *("validation_accuracy", "seconds", "seconds_choose", "seconds_label", "seconds_train", "seconds_evaluate"),
-        *("kept_twin", "kept_pseudo", "gradient_evaluations", "epoch_kept"),
+        *("kept_twin", "kept_pseudo", "pool_pseudo", "pool_collapsed", "gradient_evaluations", "epoch_kept"),
     ]
     last = rows[-1]
     assert (last["labels_bought"], last["labels_free_validation"], last["AutoAttack_images"]) == ("100", "180", "200")

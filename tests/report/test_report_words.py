@@ -98,7 +98,33 @@ def test_what_was_trained_on_beside_the_labels_is_said_with_its_errors(tmp_path,
     kept = {"twin": 1, "crafted": 0, "pseudo": 1200, "pseudo_right": 0.941}
     path.write_text("\n".join([*first, json.dumps(json.loads(last) | {"kept": kept})]), encoding="utf-8")
     assert words.trained_beside(read(folder).last) == (
-        "Trained on beside the bought labels: 1 adversarial twin of bought images, 1,200 images under a model's "
+        "Trained on beside the bought labels: 1 adversarial twin of bought images; 1,200 images under the model's own "
         "label (94.1 % of them right). They count as no label."
     )
     assert words.cautions(read(folder)) == [words.trained_beside(read(folder).last)]
+
+
+def test_the_labels_of_a_teacher_are_told_from_those_of_the_acquisition_function(tmp_path, write_run):
+    folder = write_run(tmp_path / "run")
+    path = folder / "metrics.jsonl"
+    *first, last = path.read_text(encoding="utf-8").splitlines()
+    kept = {"twin": 0, "crafted": 0, "pseudo": 30, "pseudo_right": 0.9}
+    pool = {"images": 900, "pseudo": 700, "pseudo_right": 0.8, "unsure": 150, "disputed": 50, "collapsed": False}
+    changed = json.loads(last) | {"kept": kept, "pool": pool}
+    path.write_text("\n".join([*first, json.dumps(changed)]), encoding="utf-8")
+    assert words.trained_beside(read(folder).last) == (
+        "Trained on beside the bought labels: 30 images under the model's own label (90.0 % of them right); 700 images "
+        "of the pool under a teacher's label (80.0 % of them right), 50 kept out by a witness. They count as no label."
+    )
+
+
+def test_a_collapsed_teacher_is_a_caution(tmp_path, write_run):
+    folder = write_run(tmp_path / "run")
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    said = {"images": 900, "pseudo": 0, "pseudo_right": None, "unsure": 0, "disputed": 0}
+    for row, collapsed in zip(rows[1:3], (True, False), strict=True):
+        row["pool"] = said | {"collapsed": collapsed}
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = [line for line in words.cautions(read(folder)) if "collapsed" in line]
+    assert found == ["In round 1 the pool was left out: the pseudo-labels had collapsed on too few classes."]

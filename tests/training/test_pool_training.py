@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import weakref
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 from watching import Watching
 
 from robal.augmentations import CropFlip
 from robal.errors import InputError
-from robal.objectives import Adversarial, FixMatch, Natural
+from robal.objectives import Adversarial, Batch, FixMatch, Natural
 from robal.pool import Examples
 from robal.seeds import generator, stream
 from robal.training import Adam, PoolTraining, Recipe, Trained, fit
@@ -120,6 +121,7 @@ def test_a_collapsed_teacher_is_not_followed(capsys: pytest.CaptureFixture[str])
     assert trained.guesses is not None
     assert trained.guesses.eq(-1).all()
     assert trained.teacher is None
+    assert trained.has_collapsed
     assert [len(batch.labels) for batch in watching.batches] == [8]
     assert "the pool is left out" in capsys.readouterr().err
 
@@ -134,6 +136,30 @@ def test_how_many_classes_labels_fall_on() -> None:
     one_of_two = PseudoLabels(torch.eye(2)[:1].expand(5, 2), torch.ones(5, dtype=torch.bool))
     assert one_of_two.has_collapsed(torch.arange(2))
     assert not PseudoLabels(torch.eye(3), torch.zeros(3, dtype=torch.bool)).has_collapsed(torch.arange(3))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.9])
+def test_the_pool_is_not_in_memory_twice_while_the_student_trains(
+    confidence: float, examples: Examples, rest: tuple[Tensor, Tensor], start: Trained
+) -> None:
+    """What a caller lets go is gone by then; the examples hold what has a label."""
+    pixels = [rest[0].clone()]
+    held = weakref.ref(pixels[0])
+    seen = []
+
+    @dataclass(frozen=True)
+    class Looks:
+        passes: int = 1
+
+        def begin(self, model: nn.Module, examples: Examples) -> None:
+            seen.append(held())
+
+        def __call__(self, model: nn.Module, companion: nn.Module | None, batch: Batch, draw: Generator) -> Tensor:
+            return Natural()(model, None, batch, draw)
+
+    recipe = replace(RECIPE, objective=Looks(), epochs=1, pool=replace(POOL, confidence=confidence))
+    fit(recipe, examples, pixels.pop(), start, None, 0)
+    assert seen == [None]
 
 
 def test_labelling_leaves_the_teacher_as_it_was(rest: tuple[Tensor, Tensor]) -> None:
@@ -208,6 +234,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         ({"images": 0}, "write pool=null"),
         ({"teacher": RECIPE}, "no pool training of its own"),
         ({"teacher": replace(TEACHER, keep="best")}, "keeps its last epoch"),
+        ({"teacher": replace(TEACHER, keep_optimiser=True, snapshots=2)}, "leave out keep_optimiser, snapshots"),
+        ({"teacher": replace(TEACHER, shrink=0.5)}, "leave out shrink"),
     ):
         with pytest.raises(InputError, match=message):
             PoolTraining(**settings)  # type: ignore[arg-type]
@@ -215,6 +243,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         replace(RECIPE, budget=3000, pool=replace(POOL, teacher=replace(TEACHER, budget=None)))
     with pytest.raises(InputError, match="shrink is for a warm start"):
         replace(RECIPE, shrink=0.5, pool=replace(POOL, from_teacher=True))
+    with pytest.raises(InputError, match=r"without pool\.from_teacher"):
+        replace(RECIPE, keep_optimiser=True, pool=replace(POOL, from_teacher=True))
     with pytest.raises(InputError, match="includes the teacher's 3000"):
         replace(RECIPE, budget=3000)
 

@@ -8,6 +8,7 @@ from robal.acquisition.boundary import BoundaryEnriched, boundary_enriched
 from robal.acquisition.ceal import CEAL
 from robal.acquisition.coreset import CoreSet, k_center_greedy
 from robal.acquisition.dfal import DFAL
+from robal.acquisition.disagreement import Disagreement
 from robal.acquisition.distance import FGSMBisection, LinearisedDistance, LogitMargin
 from robal.acquisition.dre import DRE, dre
 from robal.acquisition.egl import EGL
@@ -17,6 +18,7 @@ from robal.acquisition.exclude_hard import ExcludeHard
 from robal.acquisition.input_gradient import LowInputGradient
 from robal.acquisition.mcp import MCP, mcp
 from robal.acquisition.novelty import FeatureNovelty, feature_novelty
+from robal.acquisition.of_teacher import OfTeacher
 from robal.acquisition.probcover import ProbCover, probcover
 from robal.acquisition.random import Random
 from robal.acquisition.screened import Screened
@@ -38,6 +40,7 @@ __all__ = [
     "BoundaryEnriched",
     "CoreSet",
     "DeepGini",
+    "Disagreement",
     "DropOutEntropy",
     "EntropyMix",
     "ExcludeHard",
@@ -50,6 +53,7 @@ __all__ = [
     "Margin",
     "MaxEntropy",
     "Mix",
+    "OfTeacher",
     "ProbCover",
     "Random",
     "Score",

@@ -19,7 +19,8 @@ class EntropyMix:
 
     Early on the robust model has seen too little to know what it does not know, so the standard one decides; later the
     model that will be used does. In a run the standard model is trained beside the robust one, by `start.recipe` on
-    what was bought; alone, give `select(..., teacher=model)`.
+    what was bought; but where the round before trained a teacher for the pool (`recipe.pool`), that one is asked, so
+    that with the pool in `recipe` alone it is another model from round 2 on. Alone, give `select(..., teacher=model)`.
 
     Args:
         rounds: after so many rounds the robust model decides alone; at least 1.

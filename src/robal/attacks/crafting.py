@@ -128,7 +128,7 @@ def _trace(model: nn.Module) -> _Twin:
     for conv_name, _ in folded:
         conv = modules[conv_name]
         if conv.bias is None:
-            conv.bias = nn.Parameter(torch.zeros(conv.out_channels, device=conv.weight.device), requires_grad=False)
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
     block(module)
     module.graph.lint()
     module.recompile()

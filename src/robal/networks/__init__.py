@@ -9,7 +9,7 @@ from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
 from robal.networks.logits import check_logits
 from robal.networks.modes import dropout_layers, frozen, mc_dropout
 from robal.networks.normalise import Normalise
-from robal.networks.resnet import PreActResNet18, ResNet18
+from robal.networks.resnet import PreActResNet, PreActResNet18, ResNet18
 from robal.networks.vgg import VGG8, VGG8DFAL, VGG16
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "LeNet5DFAL",
     "LeNet5DRE",
     "Normalise",
+    "PreActResNet",
     "PreActResNet18",
     "ResNet18",
     "channels_last",
@@ -47,6 +48,7 @@ ALIASES: dict[str, str] = {
     "vgg8_dfal": "VGG8DFAL",
     "vgg16": "VGG16",
     "resnet18": "ResNet18",
+    "preact_resnet": "PreActResNet",
     "preact_resnet18": "PreActResNet18",
     "custom": "Custom",
 }

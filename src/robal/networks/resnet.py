@@ -1,4 +1,4 @@
-"""Residual networks with 18 layers for small images: the original order and the pre-activation order."""
+"""Residual networks for small images: the original order with 18 layers, the pre-activation order of any size."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from robal.errors import InputError
 from robal.networks.building import Network, Shape, assemble, check_options, check_shape, drop, seeded
 
-_GROUPS = ((64, 1), (128, 2), (256, 2), (512, 2))  # filters, stride of the group's first block; two blocks a group
+_WIDTHS_18, _BLOCKS_18 = (64, 128, 256, 512), 2  # filters of each group, blocks a group
 
 
 class ResidualBlock(nn.Module):
@@ -89,7 +90,53 @@ class ResNet18:
                 "relu1": nn.ReLU(),
                 "drop1": drop(self.dropout),
             }
-            layers |= _body(ResidualBlock, classes)
+            layers |= _groups(ResidualBlock, _WIDTHS_18, _BLOCKS_18) | _head(_WIDTHS_18[-1], classes)
+        return assemble(layers, shape, self.mean, self.std, self.features)
+
+
+@dataclass(frozen=True)
+class PreActResNet:
+    """A residual network with BatchNorm and ReLU before each convolution, as small as wanted.
+
+    conv 3x3; groups of `blocks` pre-activation blocks, from the second group on with stride 2 at first; BN ReLU;
+    global average; FC classes: 2 · groups · blocks + 2 layers. As it stands it has 77,850 parameters on colour images
+    and 10 classes. Embeddings are as many as the last of `widths`.
+
+    Args:
+        widths: filters of each group, the first convolution's as the first's; at least one group.
+        blocks: in each group, at least 1.
+        dropout: rate before the first block, [0, 1); 0 leaves the layer out.
+        mean, std: normalisation, one number a channel; None: none.
+        features: the layer whose input is the embedding; "": the last Linear.
+
+    Calling it gives a module from float32 [B, C, H, W] in [0, 1], at least 16x16, to logits float32 [B, classes], on
+    the CPU, its weights a function of the seed alone. Raises InputError where widths, shape or classes do not fit.
+
+    Source: He, Zhang, Ren, Sun, ECCV 2016 (arXiv 1603.05027), whose networks for CIFAR have widths (16, 32, 64).
+    Differs from the paper: the first block's shortcut carries the first convolution itself, before BN and ReLU.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    blocks: int = 1
+    dropout: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    features: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1 or self.blocks < 1:
+            raise InputError(
+                "PreActResNet needs at least one group, of at least one filter and one block, such as "
+                f"widths=(16, 32, 64) and blocks=1; {self.widths} and {self.blocks} came"
+            )
+        check_options(self.mean, self.std, self.dropout)
+
+    def __call__(self, shape: Shape, classes: int, seed: int) -> Network:
+        check_shape("PreActResNet", shape, classes)
+        last = self.widths[-1]
+        with seeded(seed):
+            layers = _preactivation(shape[0], self.widths, self.blocks, self.dropout)
+            layers |= {"bn": nn.BatchNorm2d(last), "relu": nn.ReLU()} | _head(last, classes)
         return assemble(layers, shape, self.mean, self.std, self.features)
 
 
@@ -97,7 +144,7 @@ class ResNet18:
 class PreActResNet18:
     """ResNet-18 with BatchNorm and ReLU before each convolution, the usual network of adversarial training.
 
-    conv 3x3 (64); eight pre-activation blocks, two each of 64, 128, 256, 512 filters; global average; FC classes.
+    As `PreActResNet` with widths (64, 128, 256, 512) and two blocks a group, but without the last BN and ReLU.
     11,171,146 parameters on 32x32 colour images and 10 classes. Embeddings are 512-d. Arguments and call as
     `ResNet18`.
 
@@ -116,20 +163,32 @@ class PreActResNet18:
     def __call__(self, shape: Shape, classes: int, seed: int) -> Network:
         check_shape("PreActResNet18", shape, classes)
         with seeded(seed):
-            layers: dict[str, nn.Module | None] = {
-                "conv1": nn.Conv2d(shape[0], 64, 3, padding=1, bias=False),
-                "drop1": drop(self.dropout),
-            }
-            layers |= _body(PreActivationBlock, classes)
+            layers = _preactivation(shape[0], _WIDTHS_18, _BLOCKS_18, self.dropout)
+            layers |= _head(_WIDTHS_18[-1], classes)
         return assemble(layers, shape, self.mean, self.std, self.features)
 
 
-def _body(block: type[ResidualBlock] | type[PreActivationBlock], classes: int) -> dict[str, nn.Module | None]:
-    """Eight blocks in four groups, the global average and the last layer."""
+def _preactivation(channels: int, widths: tuple[int, ...], blocks: int, dropout: float) -> dict[str, nn.Module | None]:
+    """The first convolution and the groups of a pre-activation network."""
+    layers: dict[str, nn.Module | None] = {
+        "conv1": nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+        "drop1": drop(dropout),
+    }
+    return layers | _groups(PreActivationBlock, widths, blocks)
+
+
+def _groups(
+    block: type[ResidualBlock] | type[PreActivationBlock], widths: tuple[int, ...], blocks: int
+) -> dict[str, nn.Module | None]:
+    """Groups of blocks, named from 1 on; all but the first halve the image."""
     layers: dict[str, nn.Module | None] = {}
-    before = 64
-    for group, (filters, stride) in enumerate(_GROUPS, start=1):
-        first, second = block(before, filters, stride), block(filters, filters, 1)
-        layers[f"group{group}"] = nn.Sequential(first, second)
-        before = filters
-    return layers | {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(512, classes)}
+    before = widths[0]
+    for group, after in enumerate(widths, start=1):
+        first = block(before, after, stride=1 if group == 1 else 2)
+        layers[f"group{group}"] = nn.Sequential(first, *(block(after, after, stride=1) for _ in range(1, blocks)))
+        before = after
+    return layers
+
+
+def _head(width: int, classes: int) -> dict[str, nn.Module | None]:
+    return {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(width, classes)}

@@ -31,11 +31,27 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What a teacher said of the pool: how many images have its label, the share of right ones where that is known.
+
+    `unsure` and `disputed` say how many the teacher's confidence and the witness kept out; `collapsed`, that what they
+    let through fell on too few classes and the pool was left out.
+    """
+
+    pseudo: int
+    right: float | None = None
+    unsure: int = 0
+    disputed: int = 0
+    collapsed: bool = False
+
+
+@dataclass(frozen=True)
 class Round:
     """One line of metrics.jsonl. `measured_on` is "test", or "validation" where the run has no test images.
 
-    `kept` counts what was trained on beside the bought labels, by kind ("twin", "pseudo", "crafted"); `pseudo_right` is
-    the share of right pseudo-labels, where the truth is known. Pool training's pseudo-labels count as "pseudo" too.
+    `kept` counts what the acquisition function added to the bought labels, by kind ("twin", "pseudo", "crafted");
+    `pseudo_right` is the share of right ones among its pseudo-labels, where the truth is known. `taught` is of pool
+    training, None where there was none.
     """
 
     number: int
@@ -53,6 +69,7 @@ class Round:
     query: Query | None
     kept: Mapping[str, int] = field(default_factory=dict)
     pseudo_right: float | None = None
+    taught: Taught | None = None
 
     @property
     def attack(self) -> str | None:
@@ -210,16 +227,17 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         gradient_evaluations=whole(row.get("gradient_evaluations")),
         epoch_kept=whole(row.get("epoch_kept")),
         query=_query(mapping(row.get("query")), strip),
-        kept=_kept(row),
-        pseudo_right=_share(mapping(row.get("pool") or row.get("kept")).get("pseudo_right")),
+        kept=_counts({key: value for key, value in mapping(row.get("kept")).items() if key != "pseudo_right"}),
+        pseudo_right=_share(mapping(row.get("kept")).get("pseudo_right")),
+        taught=_taught(mapping(row.get("pool"))),
     )
 
 
-def _kept(row: Mapping[str, Any]) -> dict[str, int]:
-    """What was trained on beside the bought labels, whoever added it: the acquisition function or pool training."""
-    kept = _counts({key: value for key, value in mapping(row.get("kept")).items() if key != "pseudo_right"})
-    pseudo = whole(mapping(row.get("pool")).get("pseudo"))
-    return kept if pseudo is None else kept | {"pseudo": kept.get("pseudo", 0) + pseudo}
+def _taught(row: Mapping[str, Any]) -> Taught | None:
+    if not row:
+        return None
+    pseudo, unsure, disputed = (max(0, whole(row.get(key)) or 0) for key in ("pseudo", "unsure", "disputed"))
+    return Taught(pseudo, _share(row.get("pseudo_right")), unsure, disputed, row.get("collapsed") is True)
 
 
 def _plan(folder: Path) -> tuple[dict[str, Any], str]:

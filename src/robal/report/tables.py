@@ -82,6 +82,8 @@ def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, obj
     cells |= {f"seconds_{phase}": row.times[phase] for phase in PHASES}
     evaluations, epoch = row.gradient_evaluations, row.epoch_kept
     cells |= {f"kept_{kind}": row.kept.get(kind, 0) for kind in ("twin", "pseudo")}
+    if row.taught:
+        cells |= {"pool_pseudo": row.taught.pseudo, "pool_collapsed": int(row.taught.collapsed)}
     return cells | {
         "gradient_evaluations": "" if evaluations is None else evaluations,
         "epoch_kept": "" if epoch is None else epoch,
@@ -100,6 +102,8 @@ def columns(attacks: Sequence[str]) -> list[str]:
         *times,
         "kept_twin",
         "kept_pseudo",
+        "pool_pseudo",
+        "pool_collapsed",
         "gradient_evaluations",
         "epoch_kept",
     ]

@@ -116,6 +116,9 @@ def cautions(record: RunRecord) -> list[str]:
             said.append("There is no test set: the numbers come from validation images, which training has looked at.")
     if row is not None and (beside := trained_beside(row)):
         said.append(beside)
+    if collapsed := [str(each.number) for each in record.rounds if each.taught and each.taught.collapsed]:
+        which = f"round {collapsed[0]}" if len(collapsed) == 1 else f"rounds {', '.join(collapsed)}"
+        said.append(f"In {which} the pool was left out: the pseudo-labels had collapsed on too few classes.")
     return said + list(record.notes)
 
 
@@ -127,9 +130,21 @@ def trained_beside(row: Round) -> str | None:
     if crafted := row.kept.get("crafted", 0):
         parts.append(f"{crafted:,} crafted {'image' if crafted == 1 else 'images'}")
     if pseudo := row.kept.get("pseudo", 0):
-        right = "" if row.pseudo_right is None else f" ({100 * row.pseudo_right:.1f} % of them right)"
-        parts.append(f"{pseudo:,} {'image' if pseudo == 1 else 'images'} under a model's label{right}")
-    return f"Trained on beside the bought labels: {', '.join(parts)}. They count as no label." if parts else None
+        parts.append(f"{_images(pseudo)} under the model's own label{_of_them_right(row.pseudo_right)}")
+    if row.taught and row.taught.pseudo:
+        out = f", {row.taught.disputed:,} kept out by a witness" if row.taught.disputed else ""
+        parts.append(
+            f"{_images(row.taught.pseudo)} of the pool under a teacher's label{_of_them_right(row.taught.right)}{out}"
+        )
+    return f"Trained on beside the bought labels: {'; '.join(parts)}. They count as no label." if parts else None
+
+
+def _images(count: int) -> str:
+    return f"{count:,} {'image' if count == 1 else 'images'}"
+
+
+def _of_them_right(share: float | None) -> str:
+    return "" if share is None else f" ({100 * share:.1f} % of them right)"
 
 
 def free_labels(record: RunRecord) -> str | None:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from robal.errors import ContractError, InputError
 from robal.networks import channels_last, home_of
-from robal.objectives import Batch, Objective
+from robal.objectives import Batch
 from robal.pool import Examples
 from robal.progress import say, track
 from robal.seeds import generator, stream
 from robal.threats import Linf, scaled, with_threat
 from robal.training.batches import batches, steps_in_epoch
-from robal.training.pseudo_labels import pseudo_labels
-from robal.training.recipe import Recipe
+from robal.training.pseudo_labels import PseudoLabels, picked, pseudo_labels
+from robal.training.recipe import PoolTraining, Recipe
 from robal.training.trained import (
     Trained,
     load_optimiser,
@@ -56,14 +56,15 @@ def fit(
         recipe: how.
         examples: what on; at least two.
         unlabelled: [U, C, H, W], images without labels, uint8 or float32 in [0, 1], for an objective that looks at
-            them or for `recipe.pool`; None: none. Hidden labels never come here.
+            them or for `recipe.pool`; None: none. Hidden labels never come here. A caller that keeps no reference of
+            its own has them out of memory as soon as teacher and witness are done.
         previous: what training starts from; left unchanged.
         monitor: (model, epoch) -> robust accuracy on validation data, higher is better; needed for keep="best".
         seed: names the random streams: the order of the examples, their augmentation, the crafting.
         fresh: the network before any training, which a teacher starts from and `recipe.shrink` mixes in; None: the
             previous model.
         checkpoint: a file that holds the state after each epoch, so that a killed training repeats one epoch at most;
-            a teacher's lies beside it.
+            those of teacher and witness lie beside it.
         what: a title for the progress bar.
 
     Returns:
@@ -82,35 +83,52 @@ def fit(
     if recipe.pool is None or unlabelled is None:
         return _train(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
     pool, start = recipe.pool, Trained(previous.model if fresh is None else fresh)
-    beside = None if checkpoint is None else checkpoint.with_name("pool-teacher.safetensors")
-    of_teacher, title = stream(seed, "teacher"), f"{what}: the teacher"
-    drawn = torch.randperm(len(unlabelled), generator=generator(seed, "pool"))[: pool.images].sort().values
-    images, bought = unlabelled[drawn], examples.of_kind("bought")
-    lesson = bought if len(bought) > 1 else examples
-    taught = fit(pool.teacher, lesson, images, start, None, of_teacher, checkpoint=beside, what=title)
-    said = pseudo_labels(pool, taught.model, images)
-    collapsed = said.has_collapsed(lesson.labels)
+    used = torch.zeros(len(unlabelled), dtype=torch.bool)
+    used[pool.drawn(len(unlabelled), seed)] = True
+    images, guesses = picked(unlabelled, used), torch.full((len(unlabelled),), -1)
+    taught, said, classes = _taught(pool, examples, images, start, seed, checkpoint, what)
+    refused, collapsed = said.refused, said.has_collapsed(classes)
     if collapsed:
-        say(f"{what}: the teacher gives nearly all images the same class, so the pool is left out this time")
+        say(f"{what}: nearly all pseudo-labels are of the same class, so the pool is left out this time")
         said = replace(said, accepted=torch.zeros_like(said.accepted))
-    rest = images[~said.accepted]
-    if pool.from_teacher and not collapsed:
+    elif pool.from_teacher:
         previous = replace(previous, model=taught.model, companion=None, optimiser={})
-    trained = _train(
-        recipe,
-        Examples.join([examples, said.examples(images, pool.soft)]),
-        rest if len(rest) else None,
-        previous,
-        monitor,
-        seed,
-        fresh,
-        checkpoint,
-        what,
-        taught.evaluations,
-    )
-    guesses = torch.full((len(unlabelled),), -1)
-    guesses[drawn] = said.labels
-    return replace(trained, teacher=None if collapsed else taught.model, guesses=guesses)
+    guesses[used] = said.labels
+    pseudo, rest = said.examples(images, pool.soft), None
+    if recipe.unlabelled_passes and not bool(said.accepted.all()):
+        rest = picked(images, ~said.accepted)
+    del unlabelled, images  # as large as the pool each, where they are not the same
+    everything = Examples.join([examples, pseudo])
+    del pseudo
+    trained = _train(recipe, everything, rest, previous, monitor, seed, fresh, checkpoint, what, taught.evaluations)
+    return replace(trained, teacher=None if collapsed else taught.model, guesses=guesses, refused=refused)
+
+
+def _taught(
+    pool: PoolTraining,
+    examples: Examples,
+    images: Tensor,
+    start: Trained,
+    seed: int,
+    checkpoint: Path | None,
+    what: str,
+) -> tuple[Trained, PseudoLabels, Tensor]:
+    """The teacher, at the cost of teacher and witness; what it says of `images`; the labels that both were taught."""
+    bought, witness, spent = examples.of_kind("bought"), None, 0
+    lesson = bought if len(bought) > 1 else examples
+
+    def beside(name: str) -> Path | None:
+        return None if checkpoint is None else checkpoint.with_name(f"pool-{name}.safetensors")
+
+    of_teacher, of_witness = stream(seed, "teacher"), stream(seed, "witness")
+    title = f"{what}: the teacher"
+    taught = fit(pool.teacher, lesson, images, start, None, of_teacher, checkpoint=beside("teacher"), what=title)
+    if pool.witness is not None:
+        title = f"{what}: the witness"
+        alone = fit(pool.witness, lesson, None, start, None, of_witness, checkpoint=beside("witness"), what=title)
+        witness, spent = alone.model, alone.evaluations
+    said = pseudo_labels(pool, taught.model, images, witness)
+    return replace(taught, evaluations=taught.evaluations + spent), said, lesson.labels
 
 
 def _train(
@@ -139,7 +157,7 @@ def _train(
         load_optimiser(optimiser, previous.optimiser)
     parts = [module for module in (model, companion, averaged) if module is not None]
     objective = with_threat(recipe.objective, Linf()) if recipe.ramp else recipe.objective
-    if getattr(objective, "unlabelled_passes", 0) == 0:
+    if recipe.unlabelled_passes == 0:
         unlabelled = None
     per_epoch = steps_in_epoch(len(examples), recipe.batch_size)
     mixed = recipe.pool is not None and examples.count("pseudo") > 0
@@ -190,7 +208,7 @@ def _train(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            taken, spent = step + 1, spent + _cost(objective, batch)
+            taken, spent = step + 1, spent + _cost(recipe, batch)
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
             if taken in kept_after:
@@ -225,9 +243,9 @@ def _train(
     )
 
 
-def _cost(objective: Objective, batch: Batch) -> int:
-    beside = 0 if batch.unlabelled is None else len(batch.unlabelled) * getattr(objective, "unlabelled_passes", 0)
-    return len(batch.labels) * objective.passes + beside
+def _cost(recipe: Recipe, batch: Batch) -> int:
+    beside = 0 if batch.unlabelled is None else len(batch.unlabelled) * recipe.unlabelled_passes
+    return len(batch.labels) * recipe.objective.passes + beside
 
 
 @torch.no_grad()

@@ -18,22 +18,28 @@ class PseudoLabels:
 
     Args:
         probs: [U, K] float32.
-        accepted: [U] bool: sure enough to be trained on.
+        accepted: [U] bool: to be trained on, for the teacher is sure enough and the witness, if any, agrees.
+        disputed: of how many the teacher is sure enough and the witness names another class.
     """
 
     probs: Tensor
     accepted: Tensor
+    disputed: int = 0
 
     @property
     def labels(self) -> Tensor:
         """[U] int64: the most likely class, -1 where it is not accepted."""
         return torch.where(self.accepted, self.probs.argmax(1), -1)
 
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many each filter kept out: "unsure", the teacher's confidence; "disputed", the witness."""
+        return {"unsure": int((~self.accepted).sum()) - self.disputed, "disputed": self.disputed}
+
     def examples(self, images: Tensor, soft: bool) -> Examples:
         """The accepted of `images`, [U, C, H, W], as examples of the kind "pseudo"."""
-        where = self.accepted.nonzero().flatten()
-        made = Examples.of(images[where], self.labels[where], kind="pseudo")
-        return replace(made, targets=self.probs[where]) if soft else made
+        made = Examples.of(picked(images, self.accepted), self.labels[self.accepted], kind="pseudo")
+        return replace(made, targets=self.probs[self.accepted]) if soft else made
 
     def has_collapsed(self, bought: Tensor) -> bool:
         """Whether the labels fall on far fewer classes than the bought ones: 3 (E - 1) < E of the bought - 1.
@@ -44,10 +50,21 @@ class PseudoLabels:
         return len(guesses) > 0 and 3 * (effective_classes(guesses) - 1) < effective_classes(bought) - 1
 
 
-def pseudo_labels(pool: PoolTraining, teacher: nn.Module, images: Tensor, batch_size: int = 256) -> PseudoLabels:
-    """What the teacher says of `images`, [U, C, H, W], uint8 or float32 in [0, 1]."""
+def pseudo_labels(
+    pool: PoolTraining, teacher: nn.Module, images: Tensor, witness: nn.Module | None = None, batch_size: int = 256
+) -> PseudoLabels:
+    """What the teacher says of `images`, [U, C, H, W], uint8 or float32 in [0, 1], unless the witness differs."""
     probs = probabilities(teacher, images, batch_size).float()
-    return PseudoLabels(probs, probs.amax(1) >= pool.confidence)
+    sure = probs.amax(1) >= pool.confidence
+    if witness is None:
+        return PseudoLabels(probs, sure)
+    agreed = probabilities(witness, images, batch_size).argmax(1) == probs.argmax(1)
+    return PseudoLabels(probs, sure & agreed, int((sure & ~agreed).sum()))
+
+
+def picked(images: Tensor, wanted: Tensor) -> Tensor:
+    """`images[wanted]`, by a mask, [U] bool; no copy where it is all of them, for a pool may be large."""
+    return images if bool(wanted.all()) else images[wanted]
 
 
 def effective_classes(labels: Tensor) -> float:

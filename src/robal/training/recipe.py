@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from robal.augmentations import Augmentation, CropFlip, NoAugmentation
 from robal.errors import InputError
 from robal.objectives import Adversarial, FixMatch, Objective
+from robal.seeds import generator
 from robal.training.optimisers import Adam, Constant, Cosine, Optimiser, Schedule
 
 
@@ -29,8 +33,8 @@ class Recipe:
         snapshots: how many states of the model are kept from the training, evenly spaced over its epochs, or over the
             steps of a budget, the last one at the end; acquisition functions such as `ExcludeHard` look at them.
         budget: gradient evaluations (images times forward and backward passes, crafting included) to spend instead of
-            a number of epochs, so that trainings on few and on many examples cost the same, a teacher's included;
-            None: `epochs` decides.
+            a number of epochs, so that trainings on few and on many examples cost the same, a teacher's and a witness's
+            included; None: `epochs` decides.
         unlabelled_batch: images without labels a step, for objectives that look at them (`FixMatch`, `Trades`).
         ramp: share of the steps over which eps grows from 0 to the threat's, in [0, 1]; robust training at a large eps
             may not begin without.
@@ -80,26 +84,25 @@ class Recipe:
             )
         if self.shrink < 1 and (not self.warm_start or (self.pool is not None and self.pool.from_teacher)):
             raise InputError("shrink is for a warm start from the previous round's model, and there is none")
-        if self.keep_optimiser and not self.warm_start:
-            raise InputError("keep_optimiser goes with warm_start: another model's optimiser state is of no use")
-        of_teacher = None if self.pool is None else self.pool.teacher.budget
-        if self.budget is not None and self.pool is not None and of_teacher is None:
+        if self.keep_optimiser and (not self.warm_start or (self.pool is not None and self.pool.from_teacher)):
             raise InputError(
-                f"the budget of {self.budget} gradient evaluations includes the teacher's, which counts epochs: "
-                "set pool.teacher.budget"
+                "keep_optimiser goes with warm_start and without pool.from_teacher: another model's optimiser state is "
+                "of no use"
             )
-        if self.budget is not None and of_teacher is not None and of_teacher >= self.budget:
-            raise InputError(
-                f"the budget of {self.budget} gradient evaluations includes the teacher's {of_teacher}: "
-                "lower pool.teacher.budget or raise budget"
-            )
+        if self.budget is not None and self.pool is not None:
+            self.pool.check_budget(self.budget)
         if self.patience is not None and (self.keep != "best" or self.patience < 1):
             raise InputError(f'patience counts epochs, at least 1, and goes with keep="best"; {self.patience} came')
 
     @property
     def looks_at_the_pool(self) -> bool:
         """Whether training looks at images without labels."""
-        return self.pool is not None or getattr(self.objective, "unlabelled_passes", 0) > 0
+        return self.pool is not None or self.unlabelled_passes > 0
+
+    @property
+    def unlabelled_passes(self) -> int:
+        """Gradient evaluations that an image without a label costs; 0 for an objective that looks at none."""
+        return int(getattr(self.objective, "unlabelled_passes", 0))
 
     def steps(self, per_epoch: int, images: float, unlabelled: bool, spent: int = 0) -> int:
         """Optimiser steps of a whole training.
@@ -115,7 +118,7 @@ class Recipe:
         """
         if self.budget is None:
             return self.epochs * per_epoch
-        beside = self.unlabelled_batch * getattr(self.objective, "unlabelled_passes", 0) if unlabelled else 0
+        beside = self.unlabelled_batch * self.unlabelled_passes if unlabelled else 0
         return max(1, math.ceil((self.budget - spent) / (images * self.objective.passes + beside)))
 
 
@@ -140,20 +143,27 @@ class PoolTraining:
     The teacher is trained on the bought examples alone (and, by its objective, on images without their labels). What
     it is sure of becomes pseudo-labelled examples; the rest is left to objectives that need no label.
 
-    Where the teacher has collapsed, so that its labels fall on far fewer classes than those that were bought
+    A witness is a filter against wrong and poisoned pseudo-labels: what a teacher learns from images without labels
+    can be led by whoever put them there, and a second model that never saw them cannot. Where the two name different
+    classes, the image is not labelled.
+
+    Where the pseudo-labels have collapsed, so that they fall on far fewer classes than those that were bought
     (`PseudoLabels.has_collapsed`), pool and teacher are left out for that round, and the metrics say so.
 
     Args:
-        teacher: how the teacher is trained, from fresh weights.
+        teacher: how the teacher is trained, always from fresh weights, whatever its `warm_start` says.
         share: of bought examples in each batch, in (0, 1); the others are pseudo-labelled.
         confidence: the least probability of a pseudo-label, in [0, 1].
         soft: train on the teacher's probabilities instead of its most likely class.
         from_teacher: the robust model starts from the teacher's weights; else as the recipe says, which was better in
             our trials.
         images: at most so many unlabelled images are used, drawn at random; None: all.
+        witness: how a model beside the teacher is trained, from fresh weights and on the bought examples alone, whose
+            most likely class must be the teacher's too; None: there is no such model.
 
     Source: robust self-training (Carmon et al., NeurIPS 2019, arXiv 1905.13736) and unsupervised adversarial training
-    (Alayrac et al., NeurIPS 2019, arXiv 1905.13725), inside active learning.
+    (Alayrac et al., NeurIPS 2019, arXiv 1905.13725), inside active learning; of the danger that the witness is for,
+    Carlini, USENIX Security 2021, arXiv 2105.01622.
     """
 
     teacher: Recipe = field(default_factory=_teacher)
@@ -162,6 +172,7 @@ class PoolTraining:
     soft: bool = False
     from_teacher: bool = False
     images: int | None = None
+    witness: Recipe | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1 or not 0 <= self.confidence <= 1:
@@ -170,5 +181,57 @@ class PoolTraining:
             )
         if self.images is not None and self.images < 1:
             raise InputError(f"pool.images counts images, at least 1; {self.images} came. For none write pool=null")
-        if self.teacher.pool is not None or self.teacher.keep == "best":
-            raise InputError("a teacher has no pool training of its own and keeps its last epoch")
+        _check_beside("teacher", self.teacher)
+        if self.witness is not None:
+            _check_beside("witness", self.witness)
+            if self.witness.looks_at_the_pool:
+                name = type(self.witness.objective).__name__
+                raise InputError(
+                    f"a witness never sees the pool, and {name} looks at images without labels: "
+                    "use pool.witness.objective=Natural"
+                )
+
+    def check_budget(self, budget: int) -> None:
+        """Refuse a recipe's budget that leaves nothing to the robust model.
+
+        Raises:
+            InputError: when teacher or witness counts epochs, or they have the whole of it.
+        """
+        beside = {"teacher": self.teacher} | ({} if self.witness is None else {"witness": self.witness})
+        for name, recipe in beside.items():
+            if recipe.budget is None:
+                raise InputError(
+                    f"the budget of {budget} gradient evaluations includes the {name}'s, which counts epochs: "
+                    f"set pool.{name}.budget"
+                )
+        spent = {name: recipe.budget or 0 for name, recipe in beside.items()}
+        if sum(spent.values()) >= budget:
+            said = " and ".join(f"the {name}'s {evaluations}" for name, evaluations in spent.items())
+            lower = " or ".join(f"pool.{name}.budget" for name in spent)
+            raise InputError(
+                f"the budget of {budget} gradient evaluations includes {said}: lower {lower} or raise budget"
+            )
+
+    def drawn(self, count: int, seed: int) -> Tensor:
+        """[min(count, images)] int64, ascending: which of `count` unlabelled images are used by a training of `seed`.
+
+        >>> PoolTraining(images=9).drawn(3, seed=0)
+        tensor([0, 1, 2])
+        """
+        return torch.randperm(count, generator=generator(seed, "pool"))[: self.images].sort().values
+
+
+def _check_beside(who: str, recipe: Recipe) -> None:
+    """Refuse settings that mean nothing for a model that is trained afresh each round, and for its labels alone."""
+    if recipe.pool is not None or recipe.keep == "best":
+        raise InputError(f"a {who} has no pool training of its own and keeps its last epoch")
+    meaningless = {
+        "keep_optimiser": recipe.keep_optimiser,
+        "shrink": recipe.shrink < 1,
+        "snapshots": recipe.snapshots > 0,
+    }
+    said = [name for name, is_said in meaningless.items() if is_said]
+    if said:
+        raise InputError(
+            f"a {who} is trained from fresh weights each time, for its labels alone: leave out {', '.join(said)}"
+        )

@@ -30,8 +30,8 @@ class Trained:
         steps: optimiser steps taken so far, over all rounds.
         epoch: the epoch (from 1) whose weights these are; 0 before any training.
         teacher: the standard model that labelled the pool in this training, in eval mode, or None.
-        guesses: [U] int64, what it called each image without a label, -1 where it was not sure or not asked, or None;
-            not saved.
+        guesses: [U] int64, the pseudo-label of each image without a label, -1 where it has none, or None; not saved.
+        refused: how many images got no pseudo-label, by reason: "unsure", "disputed"; not saved.
         evaluations: gradient evaluations of this training, a teacher's included; not saved.
     """
 
@@ -43,7 +43,13 @@ class Trained:
     epoch: int = 0
     teacher: nn.Module | None = None
     guesses: Tensor | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
     evaluations: int = 0
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether a teacher was trained and its pseudo-labels were left out, since they fell on too few classes."""
+        return self.guesses is not None and self.teacher is None
 
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, by temp file, fsync and rename."""
