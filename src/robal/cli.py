@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from robal import __version__
 from robal.errors import AwaitingLabels, PlanError, RobalError
+from robal.memory import keep_freed_memory
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
     from robal.data import Data
@@ -431,6 +432,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one sentence each and an exit code of their kind."""
+    keep_freed_memory()
     sys.path.insert(0, str(Path.cwd()))  # module:name finds what lies in the current folder
     try:
         app(arguments)
