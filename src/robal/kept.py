@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robal.images import Images, unit
 from robal.pool import Examples
-from robal.training.trained import Trained, load_tensors, save_tensors
+from robal.training.tensors import load_tensors, save_tensors
+from robal.training.trained import Trained
 
 _PSEUDO = Examples.KINDS.index("pseudo")
 

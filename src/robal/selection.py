@@ -28,7 +28,7 @@ from robal.records import contact_sheet
 from robal.scores import entropy
 from robal.seeds import generator
 from robal.threats import parse, with_threat
-from robal.training.trained import load_tensors, snapshots_in
+from robal.training.tensors import load_tensors, snapshots_in
 
 
 @dataclass(frozen=True, eq=False)

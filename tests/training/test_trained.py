@@ -12,7 +12,7 @@ from watching import Counter
 
 from robal.errors import RunFolderError
 from robal.training import Adam, Trained
-from robal.training.trained import load_optimiser, load_tensors, named, optimiser_tensors, part, save_tensors
+from robal.training.tensors import load_optimiser, load_tensors, named, optimiser_tensors, part, save_tensors
 from small_models import convnet
 
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +20,18 @@ from robal.threats import Linf, scaled, with_threat
 from robal.training.batches import batches, steps_in_epoch
 from robal.training.pseudo_labels import PseudoLabels, picked, pseudo_labels
 from robal.training.recipe import PoolTraining, Recipe
-from robal.training.trained import (
-    Trained,
+from robal.training.tensors import (
+    copied,
     load_optimiser,
-    load_tensors,
     named,
     numbered,
     optimiser_tensors,
-    part,
+    put_back,
+    restore,
     save_tensors,
-    snapshots_in,
+    tensors_of,
 )
+from robal.training.trained import Trained
 
 Monitor = Callable[[nn.Module, int], float]
 
@@ -172,7 +172,7 @@ def _train(
     kept_after = {unit * -(-(total // unit) * number // recipe.snapshots) for number in wanted}
     done, best_score, best_epoch = 0, float("-inf"), 0
     if checkpoint is not None and checkpoint.exists():
-        numbers, best, snapshots = _restore(checkpoint, parts, optimiser)
+        numbers, best, snapshots = restore(checkpoint, parts, optimiser)
         done, best_score, best_epoch, spent = (numbers[name] for name in _NUMBERS)
     at = taken = min(done * per_epoch, total)
 
@@ -212,7 +212,7 @@ def _train(
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
             if taken in kept_after:
-                snapshots.append(_copied(averaged or model))
+                snapshots.append(copied(averaged or model))
             if place + 1 < per_epoch and taken < total:
                 continue
             model.eval()
@@ -221,15 +221,15 @@ def _train(
                 if score != score:
                     raise ContractError(f"the monitor answered NaN in epoch {epoch + 1}, so no epoch can be kept")
                 if score >= best_score:
-                    best, best_score, best_epoch = _tensors(parts, optimiser), score, epoch + 1
+                    best, best_score, best_epoch = tensors_of(parts, optimiser), score, epoch + 1
             if checkpoint is not None:
                 numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent), strict=True))
-                tensors = named("now", _tensors(parts, optimiser)) | named("best", best) | numbered(snapshots)
+                tensors = named("now", tensors_of(parts, optimiser)) | named("best", best) | numbered(snapshots)
                 save_tensors(checkpoint, tensors, numbers)
     if recipe.keep == "best":
-        _put_back(best, parts, optimiser)
+        put_back(best, parts, optimiser)
     if len(snapshots) < recipe.snapshots:  # patience ended it: the last snapshot is of the end
-        snapshots.append(_copied(averaged or model))
+        snapshots.append(copied(averaged or model))
     state = optimiser_tensors(optimiser) if recipe.keep_optimiser else {}
     epoch = best_epoch if recipe.keep == "best" else -(-taken // per_epoch)
     return Trained(
@@ -262,30 +262,3 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> 
 def _shrink(model: nn.Module, fresh: nn.Module, share: float) -> None:
     for parameter, other in zip(model.parameters(), fresh.parameters(), strict=True):
         parameter.mul_(share).add_(other, alpha=1 - share)
-
-
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def _tensors(parts: list[nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """A copy of everything that training changes."""
-    tensors = named("optimiser", optimiser_tensors(optimiser))
-    for number, module in enumerate(parts):
-        tensors |= named(str(number), _copied(module))
-    return tensors
-
-
-def _put_back(tensors: dict[str, Tensor], parts: list[nn.Module], optimiser: torch.optim.Optimizer) -> None:
-    for number, module in enumerate(parts):
-        module.load_state_dict(part(tensors, str(number)))
-    load_optimiser(optimiser, part(tensors, "optimiser"))
-
-
-def _restore(
-    checkpoint: Path, parts: list[nn.Module], optimiser: torch.optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Put back what a checkpoint holds; its numbers, the best tensors so far, and the snapshots."""
-    tensors, numbers = load_tensors(checkpoint)
-    _put_back(part(tensors, "now"), parts, optimiser)
-    return numbers, part(tensors, "best"), snapshots_in(tensors)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from robal.errors import RunFolderError
-from robal.files import whole
+from robal.training.tensors import load_tensors, named, numbered, part, save_tensors, snapshots_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,69 +77,3 @@ class Trained:
         snapshots = tuple(snapshots_in(tensors))
         optimiser = part(tensors, "optimiser")
         return cls(model.eval(), companion, snapshots, optimiser, numbers["steps"], numbers["epoch"], teacher)
-
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as {"0.exp_avg": tensor, ...}; numbers become tensors."""
-    state = optimiser.state_dict()["state"]
-    return {
-        f"{number}.{name}": torch.as_tensor(value).detach().clone()
-        for number, values in state.items()
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` took, in the memory layout of the parameters; learning rates stay."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        parameter = parameters[int(number)].detach()
-        same = value.shape == parameter.shape
-        state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if same else value.clone()
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` with "prefix:" before each name."""
-    return {f"{prefix}:{name}": tensor for name, tensor in tensors.items()}
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """What `named` put under `prefix`, by its own names."""
-    start = f"{prefix}:"
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def numbered(snapshots: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all snapshots in one mapping, "snapshot3:" before the names of the fourth."""
-    return {name: tensor for i, one in enumerate(snapshots) for name, tensor in named(f"snapshot{i}", one).items()}
-
-
-def snapshots_in(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """What `numbered` put together."""
-    found: list[dict[str, Tensor]] = []
-    while one := part(tensors, f"snapshot{len(found)}"):
-        found.append(one)
-    return found
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
-    """Write tensors and a few numbers to a safetensors file, whole or not at all."""
-    on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with whole(path) as temporary:
-        # Not `save_file`, which has a temporary file of its own that a kill would leave behind.
-        temporary.write_bytes(save(on_cpu, metadata={"numbers": json.dumps(dict(numbers))}))
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            numbers = json.loads((file.metadata() or {}).get("numbers", "{}"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
-    return tensors, numbers
