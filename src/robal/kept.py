@@ -55,7 +55,7 @@ def describe_guesses(trained: Trained, used: Tensor, images: int, hidden: Tensor
         trained: its `guesses`, [U], are None where no teacher was trained.
         used: [U] int64, the images they are of, positions in the pool.
         images: how many images without a label there were, of which `used` may have been drawn.
-        hidden: [N] int64, the true labels, or None; looked at for this figure alone.
+        hidden: [N] int64, the true labels, -1 where unknown, or None; looked at for this figure alone.
 
     Returns:
         None without a teacher. "unsure" and "disputed" say how many images were kept out by the teacher's confidence
@@ -65,7 +65,8 @@ def describe_guesses(trained: Trained, used: Tensor, images: int, hidden: Tensor
     if guesses is None:
         return None
     said, right = guesses >= 0, None  # none at all: the teacher was unsure of every image, or had collapsed
-    if hidden is not None and bool(said.any()):
-        right = (hidden[used[said]] == guesses[said]).double().mean().item()
+    true = None if hidden is None else hidden[used]
+    if true is not None and bool((said & (true >= 0)).any()):
+        right = (true == guesses)[said & (true >= 0)].double().mean().item()
     counts = {"images": images, "pseudo": int(said.sum()), "pseudo_right": right}
     return {**counts, **trained.refused, "collapsed": trained.has_collapsed}

@@ -85,6 +85,14 @@ def test_a_collapsed_teacher_is_said_in_the_metrics() -> None:
     assert describe_guesses(Trained(model), used, 7, hidden) is None
 
 
+def test_an_image_of_no_known_class_counts_neither_as_right_nor_as_wrong() -> None:
+    model, hidden = torch.nn.Identity(), torch.tensor([0, 1, -1])
+    taught = Trained(model, teacher=model, guesses=torch.tensor([0, 0, 1]))
+    said = describe_guesses(taught, torch.tensor([0, 1, 2]), 3, hidden)
+    assert said is not None
+    assert (said["pseudo"], said["pseudo_right"]) == (3, 0.5)
+
+
 def test_the_model_file_holds_the_teacher_for_the_next_choice(plan: Plan, data: Data, folder: Path) -> None:
     model = plan.network(data.images.shape, 10, 0)
     assert Trained.load(folder / "rounds/001/model.safetensors", model).teacher is not None
