@@ -119,7 +119,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     note: dict[str, Any] = {"entropy": None if first else describe_query(candidates, question)}
     note["seconds"] = time.perf_counter() - started
     sheet = place.round(state.round) / "question.png"
-    contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()])
+    contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()], most=2_000)
     place.save_question(state.round, question, note)
     scratch.unlink(missing_ok=True)
     return replace(state, question=question, note=note)
