@@ -68,11 +68,12 @@ def carry_out(study: str, arm: str, seed: int, data: Path | None, work: Path) ->
     if (KEPT / name).exists():
         return
     settings = [*common, *arms[arm], f"seed={seed}"]
-    source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}  # not in what is kept, as --data would be
-    shown = ["run", "--preset", preset, *settings, "--out", str(work / name)]
+    source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}
+    shown = ["run", "--preset", preset, *settings, "--out", name]
     print("robal", shlex.join(shown), flush=True)
     robal = Path(sys.executable).with_name("robal")
-    subprocess.run([robal, *shown], check=True, env={**os.environ, **source, "OMP_NUM_THREADS": "1"})
+    work.mkdir(parents=True, exist_ok=True)  # run from there, so that no path of the machine is in what is kept
+    subprocess.run([robal, *shown], check=True, cwd=work, env={**os.environ, **source, "OMP_NUM_THREADS": "1"})
     KEPT.mkdir(parents=True, exist_ok=True)
     beside = KEPT / f".{name}"
     shutil.rmtree(beside, ignore_errors=True)

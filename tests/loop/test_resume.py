@@ -100,8 +100,8 @@ def test_a_run_killed_at_a_save_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_save_ends_as_if_it_had_not_been(unkilled: dict[str, Any], tmp_path: Path) -> None:
-    saves = unkilled["saves"]
+def test_a_run_killed_at_20_saves_ends_as_if_it_had_not_been(unkilled: dict[str, Any], tmp_path: Path) -> None:
+    saves, kinds = unkilled["saves"], list[int]()
     for name in (
         "write_records",
         "save_question",
@@ -115,15 +115,17 @@ def test_a_run_killed_at_any_save_ends_as_if_it_had_not_been(unkilled: dict[str,
         "Path.replace",
         "Path.unlink",
     ):
-        assert sum(save.endswith(name) for save in saves) >= 1, name
+        of_kind = [position for position, save in enumerate(saves) if save.endswith(name)]
+        kinds.append(of_kind[len(of_kind) // 2])
     # After one save is before the next one: nothing is written in between. Nor between a file's replacement and the
     # removal of its temporary, which is gone by then.
-    points = [
-        (position, True)
+    others = [
+        position
         for position, save in enumerate(saves)
-        if not (save == "Path.unlink" and saves[position - 1] == "Path.replace")
+        if not (save == "Path.unlink" and saves[position - 1] == "Path.replace") and position not in kinds
     ]
-    points.append((len(saves) - 1, False))
+    drawn = random.Random(0).sample(others, 19 - len(kinds))
+    points = [(position, True) for position in sorted({*kinds, *drawn})] + [(len(saves) - 1, False)]
     wrong = []
     for position, before in points:
         folder = tmp_path / f"{position}{'before' if before else 'after'}"
