@@ -6,8 +6,8 @@
 
 An arm is a preset and settings of `robal run`, so each can be repeated alone: the command is printed. Work lies under
 runs/; of a finished run, plan, metrics and environment are copied to benchmarks/runs/pool, and what lies there is not
-run again. A killed study goes on where it was. The presets were chosen on a development split and frozen before any
-test image was attacked; AutoAttack standard on 1,000 test images a run.
+run again. A killed study goes on where it was. AutoAttack standard on 1,000 test images a run; how the presets were
+chosen, and what had been seen of the test before: README.md. An arm with DRE trains twice, the first time to choose by.
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ def table(study: str) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in STUDIES[study][2]:
-        rows = [_last(folder) for folder in sorted(KEPT.glob(f"{study}-{arm}-[0-9]"))]
+        start = f"{study}-{arm}-"
+        folders = [folder for folder in KEPT.glob(f"{start}*") if folder.name.removeprefix(start).isdecimal()]
+        runs = [_rounds(folder) for folder in sorted(folders)]
+        rows = [rounds[-1] for rounds in runs]
         if not rows:
             continue
         right = [row["pool"]["pseudo_right"] for row in rows if row.get("pool")]
         clean, steps, auto = ([value(row) for row in rows] for value in (_clean, _pgd, _auto))
-        minutes = [row["times"]["train"] / 60 for row in rows]
+        minutes = [sum(row["times"]["train"] for row in rounds) / 60 for rounds in runs]
         lines.append(
             f"| {arm} | {rows[0]['labels']['bought']:,} | {len(rows)} | {_mean(right) if right else ''} | "
             f"{_mean(clean)} | {_mean(steps)} | {_mean(auto)} | {', '.join(f'{100 * value:.1f}' for value in auto)} | "
@@ -104,8 +107,8 @@ def table(study: str) -> str:
     return "\n".join(lines)
 
 
-def _last(folder: Path) -> dict:  # type: ignore[type-arg]
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+def _rounds(folder: Path) -> list[dict]:  # type: ignore[type-arg]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _clean(row: dict) -> float:  # type: ignore[type-arg]

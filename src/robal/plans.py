@@ -8,7 +8,7 @@ import inspect
 import json
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -295,6 +295,15 @@ def _imported(kind: Any, name: str, where: str, mistakes: list[str]) -> type | N
     return found
 
 
+def _completed(kind: Any, key: str, part: Any) -> Any:
+    """Some settings of a field that has a default of its own, such as a pool's teacher, over that default."""
+    made = next(field.default_factory for field in fields(kind) if field.name == key)
+    if kind is Plan or made is MISSING or not isinstance(part, Mapping):
+        return part
+    default = made()
+    return merge(encode(default), part) if is_dataclass(default) else part
+
+
 def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if not isinstance(value, Mapping):
         mistakes.append(f"{where or 'the plan'}: must be a mapping (key: value), not {value!r}")
@@ -311,7 +320,7 @@ def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
             hint = did_you_mean(str(key), names) if names else "it has no settings"
             mistakes.append(f"{inner}: unknown; {hint}")
         else:
-            settings[key] = _build(hints[key], part, inner, mistakes)
+            settings[key] = _build(hints[key], _completed(kind, key, part), inner, mistakes)
     if len(mistakes) > before:
         return None
     try:

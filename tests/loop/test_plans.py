@@ -474,6 +474,9 @@ def test_other_data_than_the_digits_do_not_get_the_teacher_that_was_chosen_for_t
         assert read_plan(None, [same]).recipe == Plan().recipe
     asked = read_plan(tmp_path / "plan.yaml", ["recipe.budget=2000000", "recipe.pool.share=0.5"]).recipe
     assert asked.pool == PoolTraining(share=0.5)
+    taught = read_plan(None, ["dataset=mnist", "recipe.pool.teacher.budget=50000"]).recipe.pool
+    assert taught is not None
+    assert taught.teacher == replace(PoolTraining().teacher, budget=50_000)  # FixMatch, not a recipe's own default
 
 
 def test_a_threat_that_a_part_does_not_bear_is_refused_before_anything_is_bought() -> None:

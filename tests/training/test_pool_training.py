@@ -123,7 +123,7 @@ def test_a_collapsed_teacher_is_not_followed(capsys: pytest.CaptureFixture[str])
     assert trained.teacher is None
     assert trained.has_collapsed
     assert [len(batch.labels) for batch in watching.batches] == [8]
-    assert "the pool is left out" in capsys.readouterr().err
+    assert "so none is used this time" in capsys.readouterr().err
 
 
 def test_how_many_classes_labels_fall_on() -> None:

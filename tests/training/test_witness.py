@@ -110,7 +110,8 @@ def test_a_kill_of_the_witness_changes_nothing(
 
 def test_a_witness_that_would_see_the_pool_or_cost_too_much_is_refused() -> None:
     for witness, message in (
-        (TEACHER, "a witness never sees the pool, and FixMatch looks at images without labels"),
+        (TEACHER, "a witness is a standard model .* FixMatch crafts or looks at images without labels"),
+        (replace(WITNESS, objective=Adversarial()), "Adversarial crafts or looks at images without labels"),
         (RECIPE, "a witness has no pool training of its own"),
         (replace(WITNESS, keep="best"), "a witness .* keeps its last epoch"),
         (replace(WITNESS, snapshots=1), "a witness is trained from fresh weights each time"),

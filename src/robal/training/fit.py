@@ -89,7 +89,7 @@ def fit(
     taught, said, classes = _taught(pool, examples, images, start, seed, checkpoint, what)
     refused, collapsed = said.refused, said.has_collapsed(classes)
     if collapsed:
-        say(f"{what}: nearly all pseudo-labels are of the same class, so the pool is left out this time")
+        say(f"{what}: pseudo-labels fall on far too few classes, so none is used this time")
         said = replace(said, accepted=torch.zeros_like(said.accepted))
     elif pool.from_teacher:
         previous = replace(previous, model=taught.model, companion=None, optimiser={})

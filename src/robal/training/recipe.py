@@ -184,11 +184,11 @@ class PoolTraining:
         _check_beside("teacher", self.teacher)
         if self.witness is not None:
             _check_beside("witness", self.witness)
-            if self.witness.looks_at_the_pool:
-                name = type(self.witness.objective).__name__
+            name = type(self.witness.objective).__name__
+            if self.witness.looks_at_the_pool or self.witness.objective.passes > 1:
                 raise InputError(
-                    f"a witness never sees the pool, and {name} looks at images without labels: "
-                    "use pool.witness.objective=Natural"
+                    "a witness is a standard model that never sees the pool, and "
+                    f"{name} crafts or looks at images without labels: use pool.witness.objective=Natural"
                 )
 
     def check_budget(self, budget: int) -> None:

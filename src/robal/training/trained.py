@@ -27,7 +27,7 @@ class Trained:
         teacher: the standard model that labelled the pool in this training, in eval mode, or None.
         guesses: [U] int64, the pseudo-label of each image without a label, -1 where it has none, or None; not saved.
         refused: how many images got no pseudo-label, by reason: "unsure", "disputed"; not saved.
-        evaluations: gradient evaluations of this training, a teacher's included; not saved.
+        evaluations: gradient evaluations of this training, a teacher's and a witness's included; not saved.
     """
 
     model: nn.Module
