@@ -1,6 +1,6 @@
 """The dre-mnist loop in time: the released protocol in a plain loop, the same in robal's kernels, and robal's own way.
 
-    python benchmarks/loop.py --data DATA              # half an hour: one epoch of each of the 24 rounds' first six
+    python benchmarks/loop.py --data DATA              # one epoch of each of the first six rounds
     python benchmarks/loop.py --data DATA --run OUT    # robal's way, all 24 rounds, AutoAttack at the end
 
 The released protocol (arXiv 2112.02542 and its code): a round adds 200 labels and trains ten epochs by PGD-40, batch

@@ -23,7 +23,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-KEPT = Path(__file__).parent / "runs" / "pool"
+HERE = Path(__file__).resolve().parent
+KEPT = HERE / "runs" / "pool"
 SMALL = ("plan.yaml", "metrics.jsonl", "environment.json")
 
 
@@ -61,26 +62,22 @@ STUDIES: dict[str, tuple[str, list[str], Arms]] = {
 }
 
 
-def carry_out(study: str, arm: str, seed: int, data: Path | None, work: Path) -> None:
-    """`robal run` of one arm, unless its result is kept already."""
-    preset, common, arms = STUDIES[study]
-    name = f"{study}-{arm}-{seed}"
-    if (KEPT / name).exists():
+def carry_out(preset: str, settings: Sequence[str], name: str, data: Path | None, work: Path, kept: Path) -> None:
+    """`robal run` in work/name, its small files copied to kept/name, unless they lie there already."""
+    if (kept / name).exists():
         return
-    settings = [*common, *arms[arm], f"seed={seed}"]
-    source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}
     shown = ["run", "--preset", preset, *settings, "--out", name]
-    print("robal", shlex.join(shown), flush=True)
-    robal = Path(sys.executable).with_name("robal")
+    print("PYTHONPATH=benchmarks robal", shlex.join(shown), flush=True)
+    source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}
+    environment = {**os.environ, **source, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
     work.mkdir(parents=True, exist_ok=True)  # run from there, so that no path of the machine is in what is kept
-    subprocess.run([robal, *shown], check=True, cwd=work, env={**os.environ, **source, "OMP_NUM_THREADS": "1"})
-    KEPT.mkdir(parents=True, exist_ok=True)
-    beside = KEPT / f".{name}"
+    subprocess.run([Path(sys.executable).with_name("robal"), *shown], check=True, cwd=work, env=environment)
+    beside = kept / f".{name}"
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    beside.mkdir(parents=True)
     for file in SMALL:
         shutil.copy(work / name / file, beside / file)
-    beside.rename(KEPT / name)
+    beside.rename(kept / name)
 
 
 def table(study: str) -> str:
@@ -142,7 +139,9 @@ def main() -> None:
         parser.error(f"no arm is called {unknown!r}; there are {', '.join(STUDIES[chosen.study][2])}")
     for seed in [] if chosen.table else chosen.seeds:
         for arm in arms:
-            carry_out(chosen.study, arm, seed, chosen.data, chosen.work)
+            preset, common, of_arm = STUDIES[chosen.study]
+            settings = [*common, *of_arm[arm], f"seed={seed}"]
+            carry_out(preset, settings, f"{chosen.study}-{arm}-{seed}", chosen.data, chosen.work, KEPT)
     print(table(chosen.study))
 
 

@@ -22,12 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
-import shutil
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -35,13 +30,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pool_training import SMALL, trained
+from pool_training import HERE, SMALL, carry_out, trained
 from scipy.stats import permutation_test, t
 from torch.nn.functional import one_hot
 
 from robal.datasets import Dataset, load
 
-HERE = Path(__file__).resolve().parent
 DOUBTFUL = "{name: Screened, inner: TypiClust, by: Margin, keep: 10, candidates_per_query: 0}"
 RULES = {name: name for name in ("Random", "DRE", "Margin", "BADGE", "TypiClust", "Disagreement")} | {
     "teacher-margin": "{name: OfTeacher, inner: Margin}",
@@ -104,23 +98,6 @@ class Study:
             *(f"start.labels={self.start}", f"per_round={self.labels - self.start}", "rounds=1"),
             *(f"acquisition={RULES[rule]}", *self.further, f"seed={seed}"),
         ]
-
-
-def carry_out(study: Study, rule: str, seed: int, data: Path | None, work: Path) -> None:
-    """`robal run`, unless its result is kept already."""
-    name = study.run(rule, seed)
-    kept = study.kept / name
-    if (kept / SMALL[-1]).exists():  # the last to be copied
-        return
-    shown = ["robal", "run", "--preset", "few-labels-mnist", *study.settings(rule, seed), "--out", name]
-    print("PYTHONPATH=benchmarks", shlex.join(shown), flush=True)
-    source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}
-    environment = {**os.environ, **source, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    work.mkdir(parents=True, exist_ok=True)  # run from there, so that no path of the machine is in what is kept
-    subprocess.run([Path(sys.executable).with_name("robal"), *shown[1:]], check=True, cwd=work, env=environment)
-    kept.mkdir(parents=True, exist_ok=True)
-    for file in SMALL:
-        shutil.copy(work / name / file, kept / file)
 
 
 def primary(differences: dict[int, float]) -> str:
@@ -202,7 +179,8 @@ def main() -> None:
     seeds = given.seeds or range(1 if given.quick else PAIRS)
     for seed, rule in [] if given.table else product(seeds, given.only or RULES):
         if given.seeds or seed < 3 or (rule in ("Random", PRIMARY) and study == Study("fashion")):
-            carry_out(study, rule, seed, given.data, given.work)
+            settings = study.settings(rule, seed)
+            carry_out("few-labels-mnist", settings, study.run(rule, seed), given.data, given.work, study.kept)
     print(table(study))
 
 
