@@ -1,14 +1,14 @@
 """What a step of adversarial training costs: robal beside a plain loop, each saving alone, and how near to the peak.
 
     python benchmarks/training.py --quick      # LeNet5 alone, two minutes
-    python benchmarks/training.py              # ResNet18 too
+    python benchmarks/training.py              # ResNets too
 
 One step crafts with PGD-10 and takes one optimiser step. "plain" is the usual loop: gradients of all parameters at each
 crafting step, torch's default memory layout. Each saving is added alone to the plain loop; "robal" is what `fit` does.
 All are timed in turn in one run, on the same images, and the medians of the pairs' ratios are printed with minimum and
 maximum. Peak: a large float32 matrix product on as many threads, in the same run. FLOPs are those of the plain layers
 (2 · multiply-adds; the gradient of the inputs counts as a forward pass, that of the weights as another), so a faster
-algorithm shows as a larger share.
+algorithm, or bfloat16, shows as a larger share. "robal, bfloat16" is a recipe's precision=bfloat16.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from robal.attacks import PGD
-from robal.networks import LeNet5, LeNet5DRE, ResNet18, channels_last, frozen
+from robal.networks import LeNet5, LeNet5DRE, PreActResNet, ResNet18, channels_last, frozen, in_bfloat16
 from robal.objectives import NFGSM, Adversarial, Batch
 from robal.seeds import generator
 from robal.threats import Linf
@@ -65,7 +65,7 @@ def steps_of(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Linf) -> 
     def step(kind: str) -> Step:
         mine = copy.deepcopy(model).train()
         optimiser = torch.optim.SGD(mine.parameters(), lr=1e-4)
-        if kind in ("channels_last", "robal", "robal, N-FGSM"):
+        if kind == "channels_last" or kind.startswith("robal"):
             channels_last(mine)
         objective = Adversarial(PGD(STEPS, 0.25 * threat.eps, threat=threat))
         single = NFGSM(threat=threat)
@@ -73,7 +73,9 @@ def steps_of(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Linf) -> 
 
         def take() -> Tensor:
             if kind.startswith("robal"):
-                loss = (single if "N-FGSM" in kind else objective)(mine, None, batch, generator(0, "noise")).mean()
+                with in_bfloat16(mine, "bfloat16" in kind):
+                    losses = (single if "N-FGSM" in kind else objective)(mine, None, batch, generator(0, "noise"))
+                loss = losses.mean()
             else:
                 loss = plain(mine, inputs, labels, threat, kind)
             optimiser.zero_grad()
@@ -83,7 +85,8 @@ def steps_of(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Linf) -> 
 
         return take
 
-    kinds = ("plain", "no parameter gradients", "channels_last", "bfloat16 crafting", "robal", "robal, N-FGSM")
+    crafted = ("plain", "no parameter gradients", "channels_last", "bfloat16 crafting", "robal", "robal, bfloat16")
+    kinds = (*crafted, "robal, N-FGSM", "robal, N-FGSM, bfloat16")
     return {kind: step(kind) for kind in kinds}
 
 
@@ -112,13 +115,13 @@ def compare(name: str, model: nn.Module, inputs: Tensor, threat: Linf, pairs: in
             losses[kind] = float(take())
             seconds.setdefault(kind, []).append(time.perf_counter() - started)
     print(f"\n{name}, {len(inputs)} images a step, peak {top:.0f} GFLOP/s")
-    print(f"{'':24}{'images/s':>9}  {'ratio (min, max)':22}{'GFLOP/s':>8}  {'of peak':>7}   loss")
+    print(f"{'':26}{'images/s':>9}  {'ratio (min, max)':22}{'GFLOP/s':>8}  {'of peak':>7}   loss")
     for kind, times in seconds.items():
         ratios = sorted(other / mine for other, mine in zip(seconds["plain"], times, strict=True))
         work = forward * (2 + 3 if "N-FGSM" in kind else 2 * STEPS + 3) / statistics.median(times) / 1e9
         shown = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})"
         rate = len(inputs) / statistics.median(times)
-        print(f"{kind:24}{rate:9.0f}  {shown:22}{work:8.1f}  {work / top:7.0%}   {losses[kind]:.4f}", flush=True)
+        print(f"{kind:26}{rate:9.0f}  {shown:22}{work:8.1f}  {work / top:7.0%}   {losses[kind]:.4f}", flush=True)
 
 
 def main() -> None:
@@ -134,6 +137,8 @@ def main() -> None:
     if not arguments.quick:
         grey = torch.rand(128, 1, 32, 32, generator=draw)
         compare("LeNet5DRE", LeNet5DRE()((1, 32, 32), 10, 0), grey, Linf(0.3), pairs)
+        small = PreActResNet(widths=(16, 32, 64), blocks=1)((3, 32, 32), 10, 0)
+        compare("PreActResNet", small, torch.rand(128, 3, 32, 32, generator=draw), Linf(8 / 255), 3)
         colour = torch.rand(16, 3, 32, 32, generator=draw)
         compare("ResNet18", ResNet18()((3, 32, 32), 10, 0), colour, Linf(8 / 255), 3)
 

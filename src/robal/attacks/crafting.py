@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from robal.attacks.blocked import Pooled, block
-from robal.networks import channels_last, frozen
+from robal.networks import answering_in_float32, channels_last, frozen
 
 
 @dataclass
@@ -46,11 +46,12 @@ def crafting(model: nn.Module, probe: Tensor) -> Iterator[nn.Module]:
     """
     with frozen(model):
         twin = _twin_of(model)
-        if twin is None:
-            yield model
-            return
-        _refresh(twin, model)
-        yield twin.module if _agree(model, twin, probe[:4]) else model
+        if twin is not None:
+            with torch.autocast(probe.device.type, enabled=False):  # folding and comparing need all digits
+                _refresh(twin, model)
+                if not _agree(model, twin, probe[:4]):
+                    twin = None
+        yield model if twin is None else twin.module
 
 
 def _agree(model: nn.Module, twin: _Twin, few: Tensor) -> bool:
@@ -134,6 +135,7 @@ def _trace(model: nn.Module) -> _Twin:
     module.recompile()
     module.delete_all_unused_submodules()
     channels_last(module)
+    answering_in_float32(module)
     touched = {f"{conv}.{part}" for conv, _ in folded for part in ("weight", "bias")}
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in touched]
     return _Twin(module, folded, names, _shapes(model))

@@ -9,6 +9,7 @@ from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
 from robal.networks.logits import check_logits
 from robal.networks.modes import dropout_layers, frozen, mc_dropout
 from robal.networks.normalise import Normalise
+from robal.networks.precision import answering_in_float32, gains_from_bfloat16, in_bfloat16
 from robal.networks.resnet import PreActResNet, PreActResNet18, ResNet18
 from robal.networks.vgg import VGG8, VGG8DFAL, VGG16
 
@@ -27,6 +28,7 @@ __all__ = [
     "PreActResNet",
     "PreActResNet18",
     "ResNet18",
+    "answering_in_float32",
     "channels_last",
     "check_logits",
     "dropout_layers",
@@ -34,7 +36,9 @@ __all__ = [
     "embedding_layer",
     "forward_with_embeddings",
     "frozen",
+    "gains_from_bfloat16",
     "home_of",
+    "in_bfloat16",
     "load_weights",
     "mc_dropout",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robal.errors import ContractError, InputError
-from robal.networks import channels_last, home_of
+from robal.networks import channels_last, gains_from_bfloat16, home_of, in_bfloat16
 from robal.objectives import Batch
 from robal.pool import Examples
 from robal.progress import say, track
@@ -175,6 +175,8 @@ def _train(
         numbers, best, snapshots = restore(checkpoint, parts, optimiser)
         done, best_score, best_epoch, spent = (numbers[name] for name in _NUMBERS)
     at = taken = min(done * per_epoch, total)
+    if recipe.precision == "bfloat16" and not gains_from_bfloat16(device):
+        say(f"{what}: this processor has no instructions for bfloat16; precision=float32 would be faster")
 
     with torch.random.fork_rng():
         for step in track(range(at, total), what, total, at):
@@ -196,7 +198,8 @@ def _train(
             if batch.unlabelled is not None:
                 batch = replace(batch, unlabelled=recipe.augmentation(batch.unlabelled, noise))
             grown = min(1.0, (step + 1) / (recipe.ramp * total)) if recipe.ramp else 1.0
-            losses = (scaled(objective, grown) if grown < 1 else objective)(model, companion, batch, noise)
+            with in_bfloat16(model, recipe.precision == "bfloat16"):
+                losses = (scaled(objective, grown) if grown < 1 else objective)(model, companion, batch, noise)
             if losses.shape != batch.weights.shape:
                 raise ContractError(
                     f"{type(recipe.objective).__name__} must return one loss for each of {len(batch.weights)} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from robal.errors import InputError
 from robal.objectives import Adversarial, FixMatch, Objective
 from robal.seeds import generator
 from robal.training.optimisers import Adam, Constant, Cosine, Optimiser, Schedule
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Recipe:
         shrink: what share of the previous model's weights a warm start keeps, the rest coming from fresh initial
             weights, in (0, 1]; below 1 this is shrink-and-perturb.
         patience: stop after so many epochs without a better one; needs keep="best"; None: never.
+        precision: of the forward and backward passes, crafting included. "bfloat16" trains ResNets twice as fast on
+            processors with instructions for it, and LeNets no faster; weights, losses and whatever is measured stay
+            float32.
 
     Source: of `average`, Izmailov et al., UAI 2018, arXiv 1803.05407, in the exponential form usual in robust training
     (Gowal et al., arXiv 2010.03593); of `shrink`, Ash and Adams, NeurIPS 2020, arXiv 1910.08475.
@@ -65,6 +70,7 @@ class Recipe:
     pool: PoolTraining | None = None
     shrink: float = 1.0
     patience: int | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -75,6 +81,8 @@ class Recipe:
             raise InputError(f"unlabelled_batch counts images, at least 2; {self.unlabelled_batch} came")
         if self.budget is not None and self.budget < 1:
             raise InputError(f"a budget counts gradient evaluations, at least 1; {self.budget} came")
+        if self.precision not in get_args(Precision):
+            raise InputError(f"precision is one of {', '.join(get_args(Precision))}; not {self.precision!r}")
         if self.snapshots < 0 or (self.budget is None and self.snapshots > self.epochs):
             raise InputError(f"a training of {self.epochs} epochs has up to so many snapshots; {self.snapshots} came")
         if not 0 <= self.ramp <= 1 or not 0 <= self.average < 1 or not 0 < self.shrink <= 1:
