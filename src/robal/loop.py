@@ -173,7 +173,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     times = {
         "choose": note["seconds"] + adding,
         "label": note.get("answering", 0.0),
-        "train": time.perf_counter() - started,
+        "train": trained.earlier + time.perf_counter() - started,
     }
     row = measure(plan, data, labelled, trained, number, answers) | {
         "kept": describe_kept(state.kept, data.hidden),

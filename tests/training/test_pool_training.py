@@ -199,6 +199,7 @@ def test_a_kill_of_teacher_or_student_changes_nothing(
     assert wanted.guesses is not None
     assert torch.equal(again.guesses, wanted.guesses)
     assert again.evaluations == wanted.evaluations
+    assert again.earlier > wanted.earlier == 0.0  # the finished teacher's time, or part of it
     for one, two in zip(again.model.parameters(), wanted.model.parameters(), strict=True):
         assert torch.equal(one, two)
 

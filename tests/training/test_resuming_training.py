@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,26 @@ def test_a_training_that_was_finished_is_not_done_again(
     again = fit(replace(recipe, objective=watching), examples, None, start, None, 0, checkpoint=place)
     assert same(again, wanted)
     assert watching.batches == []
+
+
+def test_the_time_that_a_killed_process_spent_is_not_forgotten(
+    examples: Examples, start: Trained, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPES["Adam"], epochs=EPOCHS, batch_size=8, keep="best")
+
+    def slow(model: nn.Module, epoch: int, stop: int = EPOCHS) -> float:
+        if epoch == stop:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        return 0.0
+
+    for killed in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe, examples, None, start, partial(slow, stop=killed), 0, checkpoint=tmp_path / "now")
+    trained = fit(recipe, examples, None, start, slow, 0, checkpoint=tmp_path / "now")
+    assert trained.earlier >= 0.6  # three epochs were done before this call
+    assert fit(recipe, examples, None, start, slow, 0, checkpoint=tmp_path / "now").earlier >= 0.8
+    assert fit(recipe, examples, None, start, slow, 0).earlier == 0.0
 
 
 def test_a_checkpoint_changes_nothing(recipe: Recipe, examples: Examples, start: Trained, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from robal.training.trained import Trained
 
 Monitor = Callable[[nn.Module, int], float]
 
-_NUMBERS = ("epoch", "best_score", "best_epoch", "evaluations")  # of a checkpoint
+_NUMBERS = ("epoch", "best_score", "best_epoch", "evaluations", "seconds")  # of a checkpoint
 
 
 def fit(
@@ -101,7 +102,13 @@ def fit(
     everything = Examples.join([examples, pseudo])
     del pseudo
     trained = _train(recipe, everything, rest, previous, monitor, seed, fresh, checkpoint, what, taught.evaluations)
-    return replace(trained, teacher=None if collapsed else taught.model, guesses=guesses, refused=refused)
+    return replace(
+        trained,
+        teacher=None if collapsed else taught.model,
+        guesses=guesses,
+        refused=refused,
+        earlier=trained.earlier + taught.earlier,
+    )
 
 
 def _taught(
@@ -114,7 +121,7 @@ def _taught(
     what: str,
 ) -> tuple[Trained, PseudoLabels, Tensor]:
     """The teacher, at the cost of teacher and witness; what it says of `images`; the labels that both were taught."""
-    bought, witness, spent = examples.of_kind("bought"), None, 0
+    bought, witness, spent, earlier = examples.of_kind("bought"), None, 0, 0.0
     lesson = bought if len(bought) > 1 else examples
 
     def beside(name: str) -> Path | None:
@@ -126,9 +133,10 @@ def _taught(
     if pool.witness is not None:
         title = f"{what}: the witness"
         alone = fit(pool.witness, lesson, None, start, None, of_witness, checkpoint=beside("witness"), what=title)
-        witness, spent = alone.model, alone.evaluations
+        witness, spent, earlier = alone.model, alone.evaluations, alone.earlier
     said = pseudo_labels(pool, taught.model, images, witness)
-    return replace(taught, evaluations=taught.evaluations + spent), said, lesson.labels
+    both = replace(taught, evaluations=taught.evaluations + spent, earlier=taught.earlier + earlier)
+    return both, said, lesson.labels
 
 
 def _train(
@@ -144,7 +152,7 @@ def _train(
     spent: int = 0,
 ) -> Trained:
     """`fit` without a teacher; `spent` gradient evaluations were, and count towards the budget."""
-    device = home_of(previous.model)
+    started, earlier, device = time.perf_counter(), 0.0, home_of(previous.model)
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     if recipe.shrink < 1 and fresh is not None:
         _shrink(model, fresh, recipe.shrink)
@@ -173,7 +181,7 @@ def _train(
     done, best_score, best_epoch = 0, float("-inf"), 0
     if checkpoint is not None and checkpoint.exists():
         numbers, best, snapshots = restore(checkpoint, parts, optimiser)
-        done, best_score, best_epoch, spent = (numbers[name] for name in _NUMBERS)
+        done, best_score, best_epoch, spent, earlier = (numbers[name] for name in _NUMBERS)
     at = taken = min(done * per_epoch, total)
     if recipe.precision == "bfloat16" and not gains_from_bfloat16(device):
         say(f"{what}: this processor has no instructions for bfloat16; precision=float32 would be faster")
@@ -226,7 +234,8 @@ def _train(
                 if score >= best_score:
                     best, best_score, best_epoch = tensors_of(parts, optimiser), score, epoch + 1
             if checkpoint is not None:
-                numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent), strict=True))
+                seconds = earlier + time.perf_counter() - started
+                numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent, seconds), strict=True))
                 tensors = named("now", tensors_of(parts, optimiser)) | named("best", best) | numbered(snapshots)
                 save_tensors(checkpoint, tensors, numbers)
     if recipe.keep == "best":
@@ -243,6 +252,7 @@ def _train(
         previous.steps + taken,
         epoch,
         evaluations=spent,
+        earlier=earlier,
     )
 
 

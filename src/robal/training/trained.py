@@ -28,6 +28,8 @@ class Trained:
         guesses: [U] int64, the pseudo-label of each image without a label, -1 where it has none, or None; not saved.
         refused: how many images got no pseudo-label, by reason: "unsure", "disputed"; not saved.
         evaluations: gradient evaluations of this training, a teacher's and a witness's included; not saved.
+        earlier: seconds that earlier processes, which were killed, put into this training, as far as it was not lost,
+            a teacher's and a witness's included; not saved.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class Trained:
     guesses: Tensor | None = None
     refused: Mapping[str, int] = field(default_factory=dict)
     evaluations: int = 0
+    earlier: float = 0.0
 
     @property
     def has_collapsed(self) -> bool:
