@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robal.acquisition import Random, choose, examples_of, needs_of
 from robal.candidates import Candidates
@@ -107,16 +107,19 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
     started, first = time.perf_counter(), state.round == 0
     candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
+    note: dict[str, Any] = {"evaluations": 0}
     if not first and "teacher" in needs_of(plan.acquisition):
-        beside = previous.teacher or teacher(plan, data, state, scratch)
-        candidates = replace(candidates, teacher=beside)
+        if previous.teacher is None:
+            beside = teacher(plan, data, state, scratch)
+            note["evaluations"] = beside.evaluations
+        candidates = replace(candidates, teacher=previous.teacher or beside.model)
     question = choose(
         Random() if first else plan.with_threats().acquisition,
         candidates,
         plan.start.labels if first else plan.per_round,
         generator(plan.seed, "choose", state.round),
     )
-    note: dict[str, Any] = {"entropy": None if first else describe_query(candidates, question)}
+    note["entropy"] = None if first else describe_query(candidates, question)
     note["seconds"] = time.perf_counter() - started
     sheet = place.round(state.round) / "question.png"
     contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()], most=2_000)
@@ -178,7 +181,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     row = measure(plan, data, labelled, trained, number, answers) | {
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
-        "gradient_evaluations": trained.evaluations,
+        "gradient_evaluations": trained.evaluations + note.get("evaluations", 0),
     }
     row["times"] = times | {"evaluate": row.pop("seconds")}
     row["seconds"] = sum(row["times"].values())
@@ -213,7 +216,7 @@ def candidates_of(state: State, previous: Trained) -> Candidates:
     return Candidates(previous.model, state.pool, state.pool.candidates, snapshots=previous.snapshots, history=seen)
 
 
-def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> nn.Module:
+def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
     """A standard model, trained naturally and from scratch on the bought training examples, as round 0's is."""
     recipe = replace(
         plan.start.recipe, objective=Natural(), keep="last", patience=None, keep_optimiser=False, snapshots=0, pool=None
@@ -221,7 +224,7 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> nn.Module
     examples = Labelled.of(plan, data, state.pool, state.validation).examples
     seed = stream(plan.seed, "teacher", state.round)
     what = f"round {state.round}: a standard model beside the robust one"
-    return fit(recipe, examples, None, initial(plan, data), None, seed, checkpoint=checkpoint, what=what).model
+    return fit(recipe, examples, None, initial(plan, data), None, seed, checkpoint=checkpoint, what=what)
 
 
 def additions(plan: Plan, state: State, question: Tensor, previous: Trained, folder: Path) -> Examples:

@@ -342,6 +342,11 @@ def test_standard_and_robust_active_learning_differ_by_one_word(finished: Path, 
     assert standard["metrics"][1]["gradient_evaluations"] == 2 * 50
 
 
+def test_what_a_model_trained_to_choose_by_costs_is_counted(tmp_path: Path, data: Data) -> None:
+    run(tiny_plan(*SHORT, "acquisition={name: OfTeacher, inner: Margin}"), data, tmp_path / "run")
+    assert rows(tmp_path / "run")[1]["gradient_evaluations"] == 10 * 40 + 2 * 50 * 3  # as the start's, on its labels
+
+
 def test_the_threat_of_the_plan_holds_in_every_round(tmp_path: Path, data: Data) -> None:
     adversarial = "start.recipe.objective={name: Adversarial, attack: {name: PGD, steps: 2}}"
     settings = ("rounds=0", "evaluation.at_end=[]", adversarial)
