@@ -40,10 +40,10 @@ def _as_float32(module: nn.Module, inputs: Any, answer: Any) -> Any:
 
 
 def gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; without them it is much slower than float32."""
+    """Whether the device has instructions for bfloat16, as far as torch can tell; without them it is much slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        known = torch.cpu.get_capabilities()
-        return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in older torch
+        return capabilities is None or any(capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return True
