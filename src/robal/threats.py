@@ -240,11 +240,14 @@ def with_threat(component: T, threat: Threat) -> T:
 def scaled(component: T, share: float) -> T:
     """The same component, with the radius of every threat in it multiplied by `share`.
 
+    A component with something else to grow has a method `grown(share)`, which is asked first.
+
     >>> scaled(Linf(0.2), 0.5)
     Linf(eps=0.1)
     """
     if not is_dataclass(component) or isinstance(component, type):
         return component
+    component = component.grown(share) if hasattr(component, "grown") else component
     changes: dict[str, Any] = {"eps": share * component.eps} if isinstance(component, Threat) else {}
     for field in fields(component):
         value = getattr(component, field.name)

@@ -1,5 +1,6 @@
 """Networks: each a frozen dataclass that builds a module from [0, 1] images to logits, by shape, classes and seed."""
 
+from robal.networks.bounds import Box, answers_in, largest_leads
 from robal.networks.building import Architecture
 from robal.networks.custom import Custom, load_weights
 from robal.networks.dropout import DropoutPasses, dropout_places
@@ -19,6 +20,7 @@ __all__ = [
     "VGG8DFAL",
     "VGG16",
     "Architecture",
+    "Box",
     "Custom",
     "DropoutPasses",
     "LeNet5",
@@ -29,6 +31,7 @@ __all__ = [
     "PreActResNet18",
     "ResNet18",
     "answering_in_float32",
+    "answers_in",
     "channels_last",
     "check_logits",
     "dropout_layers",
@@ -39,6 +42,7 @@ __all__ = [
     "gains_from_bfloat16",
     "home_of",
     "in_bfloat16",
+    "largest_leads",
     "load_weights",
     "mc_dropout",
 ]

@@ -3,12 +3,14 @@
 from robal.objectives.adversarial import Adversarial
 from robal.objectives.awp import hardest_weights
 from robal.objectives.fixmatch import FixMatch
+from robal.objectives.mtl_ibp import MTLIBP
 from robal.objectives.natural import Natural
 from robal.objectives.nfgsm import NFGSM
 from robal.objectives.objective import Batch, Objective, cross_entropy
 from robal.objectives.trades import Trades
 
 __all__ = [
+    "MTLIBP",
     "NFGSM",
     "Adversarial",
     "Batch",
@@ -29,4 +31,6 @@ ALIASES = {
     "nfgsm": "NFGSM",
     "n-fgsm": "NFGSM",
     "fixmatch": "FixMatch",
+    "mtl-ibp": "MTLIBP",
+    "mtlibp": "MTLIBP",
 }

@@ -38,8 +38,8 @@ class Recipe:
             a number of epochs, so that trainings on few and on many examples cost the same, a teacher's and a witness's
             included; None: `epochs` decides.
         unlabelled_batch: images without labels a step, for objectives that look at them (`FixMatch`, `Trades`).
-        ramp: share of the steps over which eps grows from 0 to the threat's, in [0, 1]; robust training at a large eps
-            may not begin without.
+        ramp: share of the steps over which eps grows from 0 to the threat's, in [0, 1], and with it the weight of a
+            bound (`MTLIBP`); robust training at a large eps may not begin without.
         average: decay of the exponential moving average of the weights that becomes the model, in [0, 1); 0: none.
         pool: how the unlabelled images train too; None: they do not.
         shrink: what share of the previous model's weights a warm start keeps, the rest coming from fresh initial

@@ -1,0 +1,85 @@
+"""MTL-IBP: adversarial training with a little of a certified bound, which leaves no place for masked gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from robal.attacks import PGD, Attack, perturb
+from robal.errors import InputError
+from robal.networks import Box, largest_leads
+from robal.objectives.objective import Batch, check_strengths, cross_entropy
+from robal.pool import Examples
+from robal.threats import Linf, Threat
+
+
+@dataclass(frozen=True)
+class MTLIBP:
+    """(1 - α) · CE(f(x'), y) + α · CE(v, y): x' from an attack, v_k ≥ the most that class k leads y by around x.
+
+    v comes from interval bounds (`robal.networks.bounds`), so no attack can do worse than the second term says. Small
+    networks under a large eps gain most: adversarial training alone finds models that hide from gradients and fall to
+    random search.
+
+    Give the recipe a `ramp`: α grows with eps. The bounds of an untrained network are so loose that beginning with all
+    of them kills its units.
+
+    Args:
+        attack: crafts x'.
+        alpha: weight of the bound, in [0, 1]; 0: adversarial training; 1: interval bound propagation alone, once it
+            has grown.
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+        threat: an Linf, of the box; None: the plan's; alone, Linf(8/255).
+
+    Raises:
+        InputError: for settings out of range, another threat than Linf, and, in training, a network whose bounds are
+            not known.
+
+    Images without labels are not used. Of soft targets the bound takes the most likely class.
+
+    Differs from the paper: no special initial weights or regularisation, α grows instead; x' comes from the ball of
+    the threat itself; BatchNorm's statistics in the bounds are the running ones.
+
+    Source: De Palma, Bunel, Dvijotham, Kumar, Stanforth and Lomuscio, ICLR 2024, arXiv 2305.13991, eq. 7; the bounds:
+    Gowal et al., arXiv 1810.12715.
+    """
+
+    attack: Attack = PGD(steps=4)
+    alpha: float = 0.1
+    label_smoothing: float = 0.0
+    threat: Threat | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"MTLIBP's alpha is a share, in [0, 1]; {self.alpha} came")
+        check_strengths(self.label_smoothing, 0.0)
+        if not isinstance(self.threat, Linf | None):
+            raise InputError(f"MTLIBP is for Linf, not for {self.threat}; use Adversarial or Trades")
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes + 1 + (2 if self.alpha else 0)  # a lower and an upper bound
+
+    def grown(self, share: float) -> MTLIBP:
+        """With the weight of the bound that goes with this share of eps."""
+        return replace(self, alpha=share * self.alpha)
+
+    def begin(self, model: nn.Module, examples: Examples) -> None:
+        return None
+
+    def __call__(
+        self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
+    ) -> Tensor:
+        losses = torch.zeros_like(batch.weights)
+        if self.alpha < 1:
+            moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
+            losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
+        if self.alpha:
+            eps = (self.threat or Linf()).eps
+            box = Box((batch.inputs - eps).clamp(0.0, 1.0), (batch.inputs + eps).clamp(0.0, 1.0))
+            leads = largest_leads(model, box, batch.labels)
+            certain = replace(batch, targets=None)  # what leads are led from is one label
+            losses = losses + self.alpha * cross_entropy(leads, certain, self.label_smoothing)
+        return losses

@@ -1,0 +1,72 @@
+"""MTL-IBP: a mixture of the loss on adversaries and of a bound that no adversary exceeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robal.attacks import PGD
+from robal.errors import InputError
+from robal.evaluation import clean, under_attack
+from robal.networks import Box, largest_leads
+from robal.objectives import MTLIBP, Adversarial, Batch
+from robal.pool import Examples
+from robal.seeds import generator
+from robal.threats import L2, Linf, scaled
+from robal.training import Adam, Recipe, Trained, Triangular, fit
+from small_models import convnet
+
+EPS = Linf(0.1)
+PLAIN = MTLIBP(PGD(3, threat=EPS), alpha=0.3, threat=EPS)
+
+
+def a_batch() -> Batch:
+    return Batch(torch.rand(5, 1, 8, 8, generator=generator(0, "batch")), torch.arange(5), torch.ones(5))
+
+
+def test_it_is_the_mixture_of_both_losses() -> None:
+    model, batch = convnet(classes=10).eval(), a_batch()
+    box = Box((batch.inputs - 0.1).clamp(0, 1), (batch.inputs + 0.1).clamp(0, 1))
+    bound = F.cross_entropy(largest_leads(model, box, batch.labels), batch.labels, reduction="none")
+    crafted = Adversarial(PGD(3, threat=EPS))(model, None, batch, generator(0, "crafting"))
+    for alpha in (0.0, 0.3, 1.0):
+        losses = replace(PLAIN, alpha=alpha)(model, None, batch, generator(0, "crafting"))
+        assert torch.allclose(losses, (1 - alpha) * crafted + alpha * bound, rtol=1e-5)
+    assert bool((bound >= crafted).all())  # no adversary is worse
+
+
+def test_what_it_costs_and_how_it_grows() -> None:
+    assert (PLAIN.passes, replace(PLAIN, alpha=0.0).passes) == (3 + 1 + 2, 3 + 1)
+    grown = scaled(PLAIN, 0.5)
+    assert (grown.alpha, grown.threat) == (0.15, Linf(0.05))
+    assert grown.attack == PGD(3, threat=Linf(0.05))
+
+
+def test_training_by_it_certifies_what_adversarial_training_does_not(tiny_digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = tiny_digits
+    start, bought = Trained(convnet(classes=10).eval()), Examples.of(images, labels)
+    recipe = Recipe(PLAIN, epochs=20, batch_size=20, optimiser=Adam(5e-3), schedule=Triangular(0.1), ramp=0.5)
+    models = [
+        fit(replace(recipe, objective=objective), bought, None, start, None, 0).model
+        for objective in (PLAIN, replace(PLAIN, alpha=0.0))
+    ]
+    inputs = images.float() / 255
+    box = Box((inputs - 0.1).clamp(0, 1), (inputs + 0.1).clamp(0, 1))
+    with torch.no_grad():
+        certified, without = (float((largest_leads(model, box, labels) <= 0).all(1).float().mean()) for model in models)
+    robust = under_attack(models[0], images, labels, PGD(20, threat=EPS), 0).accuracy
+    assert clean(models[0], images, labels).accuracy >= robust >= certified > 0.3 > 0.05 > without
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for alpha in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match="alpha"):
+            MTLIBP(alpha=alpha)
+    with pytest.raises(InputError, match="label_smoothing"):
+        MTLIBP(label_smoothing=1.0)
+    with pytest.raises(InputError, match="Linf"):
+        MTLIBP(threat=L2(0.5))
