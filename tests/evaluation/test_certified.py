@@ -15,8 +15,19 @@ from robal.attacks import FGSM, PGD
 from robal.errors import ContractError, InputError
 from robal.evaluation.accuracy import clean, under_attack
 from robal.evaluation.certified import certified, linear_radius, sandwich
-from robal.evaluation.intervals import interval_bounds, is_affine
-from robal.networks import VGG8, VGG8DFAL, VGG16, LeNet5, LeNet5DFAL, LeNet5DRE, PreActResNet, PreActResNet18, ResNet18
+from robal.networks import (
+    VGG8,
+    VGG8DFAL,
+    VGG16,
+    LeNet5,
+    LeNet5DFAL,
+    LeNet5DRE,
+    PreActResNet,
+    PreActResNet18,
+    ResNet18,
+    interval_bounds,
+    is_affine,
+)
 from robal.networks.building import Architecture
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat

@@ -64,7 +64,9 @@ def test_published_protocols_train_on_labels_alone_and_by_epochs(name: str) -> N
         assert (recipe.ramp, recipe.average, recipe.shrink) == (0.0, 0.0, 1.0)
 
 
-@pytest.mark.parametrize(("name", "labels"), [("few-labels-mnist", 1000), ("few-labels-cifar10", 4000)])
+@pytest.mark.parametrize(
+    ("name", "labels"), [("few-labels-mnist", 1000), ("few-labels-fashion", 6000), ("few-labels-cifar10", 4000)]
+)
 def test_few_labels_trains_on_the_pool_and_buys_no_validation_labels(name: str, labels: int) -> None:
     plan = preset(name)
     assert plan.budget == labels

@@ -5,7 +5,6 @@ from robal.evaluation.certified import Sandwich, certified, linear_radius, sandw
 from robal.evaluation.checks import check_defence
 from robal.evaluation.classwise import Classwise, classwise, confusion
 from robal.evaluation.corruptions import CORRUPTIONS, corrupt, under_corruptions
-from robal.evaluation.intervals import interval_bounds
 from robal.evaluation.ledger import Ledger, evaluate_attack
 from robal.evaluation.model_checks import Finding
 from robal.evaluation.reliability import Reliability, out_of_distribution, probabilities, reliability
@@ -26,7 +25,6 @@ __all__ = [
     "confusion",
     "corrupt",
     "evaluate_attack",
-    "interval_bounds",
     "linear_radius",
     "out_of_distribution",
     "predict",

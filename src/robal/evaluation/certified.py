@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from robal.attacks.deepfool import Norm, check_norm
 from robal.errors import ContractError, InputError
 from robal.evaluation.accuracy import clean
-from robal.evaluation.intervals import interval_bounds, is_affine
 from robal.images import unit
-from robal.networks import frozen, home_of
+from robal.networks import frozen, home_of, interval_bounds, is_affine
 from robal.progress import track
 from robal.threats import Linf
 

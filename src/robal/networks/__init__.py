@@ -1,10 +1,10 @@
 """Networks: each a frozen dataclass that builds a module from [0, 1] images to logits, by shape, classes and seed."""
 
-from robal.networks.bounds import Box, answers_in, largest_leads
 from robal.networks.building import Architecture
 from robal.networks.custom import Custom, load_weights
 from robal.networks.dropout import DropoutPasses, dropout_places
 from robal.networks.features import embedding_layer, forward_with_embeddings
+from robal.networks.intervals import interval_bounds, is_affine
 from robal.networks.layout import channels_last, home_of
 from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
 from robal.networks.logits import check_logits
@@ -20,7 +20,6 @@ __all__ = [
     "VGG8DFAL",
     "VGG16",
     "Architecture",
-    "Box",
     "Custom",
     "DropoutPasses",
     "LeNet5",
@@ -31,7 +30,6 @@ __all__ = [
     "PreActResNet18",
     "ResNet18",
     "answering_in_float32",
-    "answers_in",
     "channels_last",
     "check_logits",
     "dropout_layers",
@@ -42,7 +40,8 @@ __all__ = [
     "gains_from_bfloat16",
     "home_of",
     "in_bfloat16",
-    "largest_leads",
+    "interval_bounds",
+    "is_affine",
     "load_weights",
     "mc_dropout",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robal.attacks import PGD, Attack, perturb
 from robal.errors import InputError
-from robal.networks import Box, largest_leads
+from robal.networks import interval_bounds
 from robal.objectives.objective import Batch, check_strengths, cross_entropy
 from robal.pool import Examples
 from robal.threats import Linf, Threat
@@ -19,7 +19,7 @@ from robal.threats import Linf, Threat
 class MTLIBP:
     """(1 - α) · CE(f(x'), y) + α · CE(v, y): x' from an attack, v_k ≥ the most that class k leads y by around x.
 
-    v comes from interval bounds (`robal.networks.bounds`), so no attack can do worse than the second term says. Small
+    v comes from `robal.networks.interval_bounds`, so no attack can do worse than the second term says. Small
     networks under a large eps gain most: adversarial training alone finds models that hide from gradients and fall to
     random search.
 
@@ -78,8 +78,8 @@ class MTLIBP:
             losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
         if self.alpha:
             eps = (self.threat or Linf()).eps
-            box = Box((batch.inputs - eps).clamp(0.0, 1.0), (batch.inputs + eps).clamp(0.0, 1.0))
-            leads = largest_leads(model, box, batch.labels)
-            certain = replace(batch, targets=None)  # what leads are led from is one label
+            low, high = (batch.inputs - eps).clamp(0.0, 1.0), (batch.inputs + eps).clamp(0.0, 1.0)
+            leads = -interval_bounds(model, low, high, batch.labels).margins
+            certain = replace(batch, targets=None)  # margins are those of one label
             losses = losses + self.alpha * cross_entropy(leads, certain, self.label_smoothing)
         return losses

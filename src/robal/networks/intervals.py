@@ -12,8 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from robal.errors import InputError
-from robal.networks import Normalise
-from robal.pool import check_labels
+from robal.networks.normalise import Normalise
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +91,10 @@ def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor)
     last, embedded = _propagate(graph, layers, before, _Box(low.clone(), high.clone()))
     if last.low.ndim != 2:
         raise InputError(f"interval bounds need a model that returns logits [B, K]; it returns {list(last.low.shape)}")
-    check_labels(labels, last.low.shape[1])
+    if not bool(((labels >= 0) & (labels < last.low.shape[1])).all()):
+        raise InputError(
+            f"interval bounds of {last.low.shape[1]} classes take labels below that, from 0; {labels} came"
+        )
     if not tail:
         margins = last.low.gather(1, labels[:, None]) - last.high
         return Bounds(last.low, last.high, margins.scatter(1, labels[:, None], 0.0))
