@@ -92,9 +92,7 @@ def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor)
     if last.low.ndim != 2:
         raise InputError(f"interval bounds need a model that returns logits [B, K]; it returns {list(last.low.shape)}")
     if not bool(((labels >= 0) & (labels < last.low.shape[1])).all()):
-        raise InputError(
-            f"interval bounds of {last.low.shape[1]} classes take labels below that, from 0; {labels} came"
-        )
+        raise InputError(f"labels must lie in [0, {last.low.shape[1]}); {labels.tolist()} came")
     if not tail:
         margins = last.low.gather(1, labels[:, None]) - last.high
         return Bounds(last.low, last.high, margins.scatter(1, labels[:, None], 0.0))
