@@ -3,6 +3,9 @@
     python benchmarks/pool_training.py mnist --data DATA                # every arm, seeds 0 to 2: hours
     python benchmarks/pool_training.py mnist --data DATA --only pool-1000 --seeds 0
     python benchmarks/pool_training.py mnist --table                    # what is finished, without training anything
+    python benchmarks/pool_training.py mnist --table --picture mnist.png
+
+Other studies: fashion and fashion-0.1 (eps 0.3 and 0.1), cifar10.
 
 An arm is a preset and settings of `robal run`, so each can be repeated alone: the command is printed. Work lies under
 runs/; of a finished run, plan, metrics and environment are copied to benchmarks/runs/pool, and what lies there is not
@@ -22,6 +25,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "runs" / "pool"
@@ -44,6 +49,7 @@ PUBLISHED = [
 ]
 
 Arms = dict[str, list[str]]
+THREE: Arms = {"labels": ALONE, "pool": [], "ceiling": [*ALONE, "start.labels=55000"]}
 STUDIES: dict[str, tuple[str, list[str], Arms]] = {
     "mnist": (
         "few-labels-mnist",
@@ -59,6 +65,9 @@ STUDIES: dict[str, tuple[str, list[str], Arms]] = {
             "ceiling": [*ALONE, "start.labels=55000"],
         },
     ),
+    "fashion": ("few-labels-fashion", [], THREE),
+    "fashion-0.1": ("few-labels-fashion", ["threat.eps=0.1"], THREE),
+    "cifar10": ("few-labels-cifar10", [], {**THREE, "ceiling": [*ALONE, "start.labels=45000"]}),
 }
 
 
@@ -86,13 +95,8 @@ def table(study: str) -> str:
         "| arm | labels | seeds | pool's labels right | clean | PGD-50 | AutoAttack | seed by seed | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for arm in STUDIES[study][2]:
-        start = f"{study}-{arm}-"
-        folders = [folder for folder in KEPT.glob(f"{start}*") if folder.name.removeprefix(start).isdecimal()]
-        runs = [_rounds(folder) for folder in sorted(folders)]
+    for arm, runs in _finished(study).items():
         rows = [rounds[-1] for rounds in runs]
-        if not rows:
-            continue
         right = [row["pool"]["pseudo_right"] for row in rows if row.get("pool")]
         clean, steps, auto = ([value(row) for row in rows] for value in (_clean, _pgd, _auto))
         minutes = [sum(row["times"]["train"] for row in rounds) / 60 for rounds in runs]
@@ -102,6 +106,50 @@ def table(study: str) -> str:
             f"{statistics.mean(minutes):.0f} |"
         )
     return "\n".join(lines)
+
+
+PUBLISHED_POINTS = {"mnist": {5000: 67.69, 60000: 76.17}, "fashion": {6000: 33.79, 60000: 34.06}}  # DRE; all labels
+
+
+def picture(study: str, path: Path) -> None:
+    """Labels bought against AutoAttack: seeds as dots, lines through their means, what was published beside them."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    kinds = {"pool": ("labels and the pool", "#1baf7a"), "labels": ("labels alone", "#eb6834")}
+    for kind, (label, colour) in kinds.items():
+        points = sorted(
+            (runs[0][-1]["labels"]["bought"], [100 * _auto(rounds[-1]) for rounds in runs])
+            for arm, runs in _finished(study).items()
+            if arm.partition("-")[0] == kind and not arm.endswith("-DRE")
+        )
+        for labels, values in points:
+            axes.plot([labels] * len(values), values, ".", color=colour)
+        means = [statistics.mean(values) for _, values in points]
+        axes.plot([labels for labels, _ in points], means, "-o", color=colour, label=label)
+    ceiling = [100 * _auto(rounds[-1]) for rounds in _finished(study).get("ceiling", [])]
+    if ceiling:
+        axes.axhline(
+            statistics.mean(ceiling), color="#5c5b57", linestyle="--", label="all labels, same recipe and cost"
+        )
+    for number, (labels, value) in enumerate(PUBLISHED_POINTS.get(study, {}).items()):
+        axes.plot(labels, value, "x", color="#4a3aa7", label="published (arXiv 2112.02542)" if number == 0 else None)
+    axes.set_xscale("log")
+    axes.set_xlabel("labels bought")
+    axes.set_ylabel("% right under AutoAttack")
+    axes.grid(visible=True, axis="y", color="#e1e0d9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _finished(study: str) -> dict[str, list[list[dict]]]:  # type: ignore[type-arg]
+    """By arm, the rounds of each finished run, in the order of seeds."""
+    found = {}
+    for arm in STUDIES[study][2]:
+        start = f"{study}-{arm}-"
+        folders = [folder for folder in KEPT.glob(f"{start}*") if folder.name.removeprefix(start).isdecimal()]
+        if folders:
+            found[arm] = [_rounds(folder) for folder in sorted(folders)]
+    return found
 
 
 def _rounds(folder: Path) -> list[dict]:  # type: ignore[type-arg]
@@ -133,6 +181,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="arms; all by default")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--table", action="store_true", help="print what is finished and run nothing")
+    parser.add_argument("--picture", type=Path, help="draw labels bought against robustness: a PNG or SVG file")
     chosen = parser.parse_args()
     arms = chosen.only or list(STUDIES[chosen.study][2])
     for unknown in set(arms) - set(STUDIES[chosen.study][2]):
@@ -143,6 +192,8 @@ def main() -> None:
             settings = [*common, *of_arm[arm], f"seed={seed}"]
             carry_out(preset, settings, f"{chosen.study}-{arm}-{seed}", chosen.data, chosen.work, KEPT)
     print(table(chosen.study))
+    if chosen.picture:
+        picture(chosen.study, chosen.picture)
 
 
 if __name__ == "__main__":
