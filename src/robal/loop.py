@@ -109,10 +109,12 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
     note: dict[str, Any] = {"evaluations": 0}
     if not first and "teacher" in needs_of(plan.acquisition):
-        if previous.teacher is None:
-            beside = teacher(plan, data, state, scratch)
-            note["evaluations"] = beside.evaluations
-        candidates = replace(candidates, teacher=previous.teacher or beside.model)
+        beside = previous.teacher
+        if beside is None:
+            taught = teacher(plan, data, state, scratch)
+            beside, started = taught.model, started - taught.earlier
+            note["evaluations"] = taught.evaluations
+        candidates = replace(candidates, teacher=beside)
     question = choose(
         Random() if first else plan.with_threats().acquisition,
         candidates,

@@ -238,9 +238,9 @@ def with_threat(component: T, threat: Threat) -> T:
 
 
 def scaled(component: T, share: float) -> T:
-    """The same component, with the radius of every threat in it multiplied by `share`.
+    """The same component, with the radius of every threat in it, and what grows with it, multiplied by `share`.
 
-    A component with something else to grow has a method `grown(share)`, which is asked first.
+    A component with something else to grow has a method `grown(share)`, which gives it at that share.
 
     >>> scaled(Linf(0.2), 0.5)
     Linf(eps=0.1)

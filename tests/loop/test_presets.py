@@ -65,13 +65,19 @@ def test_published_protocols_train_on_labels_alone_and_by_epochs(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "labels"), [("few-labels-mnist", 1000), ("few-labels-fashion", 6000), ("few-labels-cifar10", 4000)]
+    ("name", "labels", "objective"),
+    [
+        ("few-labels-mnist", 1000, "Adversarial"),
+        ("few-labels-fashion", 6000, "MTLIBP"),
+        ("few-labels-cifar10", 4000, "NFGSM"),
+    ],
 )
-def test_few_labels_trains_on_the_pool_and_buys_no_validation_labels(name: str, labels: int) -> None:
+def test_few_labels_trains_on_the_pool_and_buys_no_validation_labels(name: str, labels: int, objective: str) -> None:
     plan = preset(name)
     assert plan.budget == labels
     assert plan.rounds == 0
     assert plan.start.recipe.pool is not None
+    assert type(plan.start.recipe.objective).__name__ == objective
     assert plan.validation.images == 0
     assert plan.evaluation.at_end == (AutoAttack(),)
     assert plan.evaluation.images == 1000

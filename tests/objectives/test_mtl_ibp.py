@@ -33,7 +33,7 @@ def test_it_is_the_mixture_of_both_losses() -> None:
     low, high = (batch.inputs - 0.1).clamp(0, 1), (batch.inputs + 0.1).clamp(0, 1)
     bound = F.cross_entropy(-interval_bounds(model, low, high, batch.labels).margins, batch.labels, reduction="none")
     crafted = Adversarial(PGD(3, threat=EPS))(model, None, batch, generator(0, "crafting"))
-    for alpha in (0.0, 0.3, 1.0):
+    for alpha in (0.0, 0.3, 0.9):
         losses = replace(PLAIN, alpha=alpha)(model, None, batch, generator(0, "crafting"))
         assert torch.allclose(losses, (1 - alpha) * crafted + alpha * bound, rtol=1e-5)
     assert bool((bound >= crafted).all())  # no adversary is worse
@@ -60,10 +60,36 @@ def test_training_by_it_certifies_what_adversarial_training_does_not(tiny_digits
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for alpha in (-0.1, 1.1, float("nan")):
+    for alpha in (-0.1, 1.0, float("nan")):
         with pytest.raises(InputError, match="alpha"):
             MTLIBP(alpha=alpha)
     with pytest.raises(InputError, match="label_smoothing"):
         MTLIBP(label_smoothing=1.0)
-    with pytest.raises(InputError, match="Linf"):
-        MTLIBP(threat=L2(0.5))
+    for threats in ({"threat": L2(0.5)}, {"attack": PGD(4, threat=L2(0.5))}):
+        with pytest.raises(InputError, match="Linf"):
+            MTLIBP(**threats)  # type: ignore[arg-type]
+
+
+def test_smoothing_and_soft_targets_are_of_the_first_term_alone() -> None:
+    model, batch = convnet(classes=10).eval(), a_batch()
+    soft = replace(batch, targets=torch.full((5, 10), 0.1))
+    hard, smoothed, even = (
+        replace(PLAIN, label_smoothing=smoothing)(model, None, some, generator(0, "crafting"))
+        for smoothing, some in ((0.0, batch), (0.2, batch), (0.0, soft))
+    )
+    for alone, losses, some, smoothing in ((hard, smoothed, batch, 0.2), (hard, even, soft, 0.0)):
+        of_attack = [
+            Adversarial(PGD(3, threat=EPS), label_smoothing=share)(model, None, part, generator(0, "crafting"))
+            for share, part in ((0.0, batch), (smoothing, some))
+        ]
+        assert torch.allclose(losses - alone, 0.7 * (of_attack[1] - of_attack[0]), atol=1e-5)
+
+
+def test_a_network_without_known_bounds_is_refused_before_the_first_step() -> None:
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.GELU())
+    with pytest.raises(InputError, match="GELU"):
+        PLAIN.begin(model, Examples.of(images, labels))
+    with pytest.raises(InputError, match="GELU"):
+        fit(Recipe(PLAIN, epochs=1, batch_size=4), Examples.of(images, labels), None, Trained(model), None, 0)
+    replace(PLAIN, alpha=0.0).begin(model, Examples.of(images, labels))

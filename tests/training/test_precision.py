@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from robal.attacks import PGD
 from robal.attacks.crafting import crafting
+from robal.augmentations import Affine
 from robal.errors import InputError
 from robal.evaluation import clean
-from robal.networks import PreActResNet, in_bfloat16
-from robal.objectives import NFGSM, Adversarial, Batch, FixMatch, Natural, Trades
+from robal.networks import PreActResNet, gains_from_bfloat16, in_bfloat16, interval_bounds
+from robal.objectives import MTLIBP, NFGSM, Adversarial, Batch, FixMatch, Natural, Trades
 from robal.plans import read_plan
 from robal.pool import Examples
+from robal.seeds import generator
 from robal.threats import Linf
 from robal.training import Adam, Recipe, Trained, fit
+from small_models import convnet
 
 RECIPE = Recipe(Natural(), epochs=4, batch_size=8, optimiser=Adam(1e-2), precision="bfloat16")
 SMALL = Linf(0.03)
@@ -71,7 +74,15 @@ def test_passes_are_made_in_the_precision_and_answers_are_float32(
 
 @pytest.mark.parametrize(
     "objective",
-    [Natural(), Adversarial(PGD(2, threat=SMALL)), NFGSM(threat=SMALL), Trades(steps=2, threat=SMALL), FixMatch()],
+    [
+        Natural(),
+        Adversarial(PGD(2, threat=SMALL)),
+        Adversarial(PGD(2, threat=SMALL), weight_radius=0.005),
+        NFGSM(threat=SMALL),
+        Trades(steps=2, threat=SMALL),
+        MTLIBP(PGD(2, threat=SMALL), alpha=0.05, threat=SMALL),
+        FixMatch(),
+    ],
     ids=lambda objective: type(objective).__name__,
 )
 def test_it_is_the_same_training_up_to_rounding(
@@ -92,6 +103,8 @@ def test_it_is_the_same_training_up_to_rounding(
     ]
     plain, fast = [clean(trained.model, images[200:], labels[200:]).accuracy for trained in both]
     assert weights(both[0]).tolist() != weights(both[1]).tolist()
+    for name, before in start.model.named_parameters():  # every layer learned
+        assert not torch.equal(both[1].model.get_parameter(name), before), name
     assert plain > 0.75
     assert fast > plain - 0.08
 
@@ -126,11 +139,29 @@ def test_another_precision_is_refused() -> None:
 def test_a_processor_without_the_instructions_is_told_of(
     examples: Examples, start: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    fit(replace(RECIPE, epochs=1), examples, None, start, None, 0)
-    assert (
-        "this processor has no instructions for bfloat16; precision=float32 would be faster" in capsys.readouterr().err
-    )
+    said = "this processor has no instructions for bfloat16; precision=float32 would be faster"
+    for has, told in ({"avx2": True}, True), ({"avx512_bf16": True}, False), ({"bf16": True}, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        fit(replace(RECIPE, epochs=1), examples, None, start, None, 0)
+        assert (said in capsys.readouterr().err) is told
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert gains_from_bfloat16(torch.device("cpu"))  # older torch cannot tell
+
+
+def test_bounds_and_moved_pixels_are_not_rounded() -> None:
+    model, images = convnet(classes=10).eval(), torch.rand(4, 1, 8, 8)
+    labels = torch.arange(4)
+    plain = interval_bounds(model, images - 0.01, images + 0.01, labels).margins
+    with in_bfloat16(model):
+        assert torch.equal(interval_bounds(model, images - 0.01, images + 0.01, labels).margins, plain)
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    objective = FixMatch(strong=Affine(rotation=20))
+    batch = Batch(images, labels, torch.ones(4), unlabelled=images)
+    for wanted in (False, True):
+        with in_bfloat16(model, wanted):
+            objective(model, None, batch, generator(0, "moves"))
+    assert torch.equal(seen[1], seen[3])
 
 
 def test_a_model_leaves_as_it_came_when_the_body_raises() -> None:

@@ -82,6 +82,11 @@ def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor)
     >>> bounds.low.tolist(), bounds.high.tolist(), bounds.margins.tolist()  # (3 - 1) · 0.25 = 0.5, not 0.75 - 0.75 = 0
     ([[0.75, 0.25]], [[2.25, 0.75]], [[0.0, 0.5]])
     """
+    with torch.autocast(low.device.type, enabled=False):
+        return _bounds(model, low, high, labels)
+
+
+def _bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> Bounds:
     if low.shape != high.shape or low.dtype != high.dtype or not bool((low <= high).all()):
         raise InputError("interval bounds need low and high of one shape and dtype, low <= high everywhere, no NaN")
     if labels.shape != low.shape[:1]:
@@ -91,8 +96,10 @@ def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor)
     last, embedded = _propagate(graph, layers, before, _Box(low.clone(), high.clone()))
     if last.low.ndim != 2:
         raise InputError(f"interval bounds need a model that returns logits [B, K]; it returns {list(last.low.shape)}")
-    if not bool(((labels >= 0) & (labels < last.low.shape[1])).all()):
-        raise InputError(f"labels must lie in [0, {last.low.shape[1]}); {labels.tolist()} came")
+    wrong = labels[(labels < 0) | (labels >= last.low.shape[1])]
+    if len(wrong):
+        classes = last.low.shape[1]
+        raise InputError(f"labels must lie in [0, {classes}); {len(wrong)} do not, the first is {int(wrong[0])}")
     if not tail:
         margins = last.low.gather(1, labels[:, None]) - last.high
         return Bounds(last.low, last.high, margins.scatter(1, labels[:, None], 0.0))

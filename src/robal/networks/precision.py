@@ -17,14 +17,16 @@ from robal.networks.layout import home_of
 def in_bfloat16(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Autocast inside: convolutions and matrix products in bfloat16; answers of the model, and losses, in float32.
 
-    Weights, and what an optimiser does with them, stay float32. Nothing happens where it is not `wanted`.
+    Weights, and what an optimiser does with them, stay float32; so do `interval_bounds` and augmentations. Nothing
+    happens where it is not `wanted`.
     """
     if not wanted:
         yield
         return
     handle = answering_in_float32(model)
     try:
-        with torch.autocast(home_of(model).type, torch.bfloat16):
+        # Without the cache: older torch would hand casts made under no_grad, which know no gradient, to later passes.
+        with torch.autocast(home_of(model).type, torch.bfloat16, cache_enabled=False):
             yield
     finally:
         handle.remove()

@@ -62,7 +62,8 @@ class FixMatch:
             return cross_entropy(model(batch.inputs), batch)
         with torch.no_grad():
             sure, guess = model(batch.unlabelled).softmax(1).max(1)
-        strong = self.strong(batch.unlabelled, generator)
+        with torch.autocast(batch.inputs.device.type, enabled=False):  # pixels are moved in full precision
+            strong = self.strong(batch.unlabelled, generator)
         # In one pass, so that BatchNorm sees both kinds together.
         logits, other = model(torch.cat([batch.inputs, strong])).split([len(batch.inputs), len(strong)])
         taught = F.cross_entropy(other, guess, reduction="none") * (sure >= self.threshold)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robal.attacks import PGD, Attack, perturb
 from robal.errors import InputError
-from robal.networks import interval_bounds
+from robal.networks import home_of, interval_bounds
 from robal.objectives.objective import Batch, check_strengths, cross_entropy
 from robal.pool import Examples
 from robal.threats import Linf, Threat
@@ -19,7 +20,7 @@ from robal.threats import Linf, Threat
 class MTLIBP:
     """(1 - α) · CE(f(x'), y) + α · CE(v, y): x' from an attack, v_k ≥ the most that class k leads y by around x.
 
-    v comes from `robal.networks.interval_bounds`, so no attack can do worse than the second term says. Small
+    v comes from `robal.networks.interval_bounds`, so no attack can do worse than CE(v, y) says. Small
     networks under a large eps gain most: adversarial training alone finds models that hide from gradients and fall to
     random search.
 
@@ -28,19 +29,18 @@ class MTLIBP:
 
     Args:
         attack: crafts x'.
-        alpha: weight of the bound, in [0, 1]; 0: adversarial training; 1: interval bound propagation alone, once it
-            has grown.
-        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+        alpha: weight of the bound, in [0, 1); 0: adversarial training.
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1), in the first term.
         threat: an Linf, of the box; None: the plan's; alone, Linf(8/255).
 
     Raises:
-        InputError: for settings out of range, another threat than Linf, and, in training, a network whose bounds are
-            not known.
+        InputError: for settings out of range, another threat than Linf, of the box or of the attack, and, when training
+            begins, a network whose bounds are not known.
 
-    Images without labels are not used. Of soft targets the bound takes the most likely class.
+    Images without labels are not used. The bound is of the labels, where there are soft targets too.
 
-    Differs from the paper: no special initial weights or regularisation, α grows instead; x' comes from the ball of
-    the threat itself; BatchNorm's statistics in the bounds are the running ones.
+    Differs from the paper: no special initial weights or regularisation, α grows instead; x' comes from the
+    attack's own ball, which need not be larger; BatchNorm's statistics in the bounds are the running ones.
 
     Source: De Palma, Bunel, Dvijotham, Kumar, Stanforth and Lomuscio, ICLR 2024, arXiv 2305.13991, eq. 7; the bounds:
     Gowal et al., arXiv 1810.12715.
@@ -52,11 +52,12 @@ class MTLIBP:
     threat: Threat | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"MTLIBP's alpha is a share, in [0, 1]; {self.alpha} came")
+        if not 0 <= self.alpha < 1:
+            raise InputError(f"MTLIBP's alpha is a share, in [0, 1); {self.alpha} came")
         check_strengths(self.label_smoothing, 0.0)
-        if not isinstance(self.threat, Linf | None):
-            raise InputError(f"MTLIBP is for Linf, not for {self.threat}; use Adversarial or Trades")
+        for threat in (self.threat, getattr(self.attack, "threat", None)):
+            if not isinstance(threat, Linf | None):
+                raise InputError(f"MTLIBP is for Linf, not for {threat}; use Adversarial or Trades")
 
     @property
     def passes(self) -> int:
@@ -67,19 +68,20 @@ class MTLIBP:
         return replace(self, alpha=share * self.alpha)
 
     def begin(self, model: nn.Module, examples: Examples) -> None:
-        return None
+        """Refuse a network whose bounds are not known, before the first step."""
+        if self.alpha:
+            one = torch.zeros(1, *examples.images.shape[1:], device=home_of(model))
+            with torch.no_grad():
+                interval_bounds(model, one, one, torch.zeros(1, dtype=torch.int64, device=one.device))
 
     def __call__(
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
-        losses = torch.zeros_like(batch.weights)
-        if self.alpha < 1:
-            moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
-            losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
+        moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
+        losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
         if self.alpha:
             eps = (self.threat or Linf()).eps
             low, high = (batch.inputs - eps).clamp(0.0, 1.0), (batch.inputs + eps).clamp(0.0, 1.0)
             leads = -interval_bounds(model, low, high, batch.labels).margins
-            certain = replace(batch, targets=None)  # margins are those of one label
-            losses = losses + self.alpha * cross_entropy(leads, certain, self.label_smoothing)
+            losses = losses + self.alpha * F.cross_entropy(leads, batch.labels, reduction="none")
         return losses

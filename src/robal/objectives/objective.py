@@ -42,7 +42,8 @@ class Objective(Protocol):
     def passes(self) -> int:
         """Gradient evaluations (forward and backward passes) an example costs, crafting included.
 
-        An objective that also looks at `Batch.unlabelled` says in `unlabelled_passes` what one of those costs.
+        An objective that also looks at `Batch.unlabelled` says in `unlabelled_passes` what one of those costs. One
+        with a strength that should grow as eps does has `grown(share)` (see `robal.threats.scaled`).
         """
         ...
 

@@ -181,7 +181,7 @@ def _train(
     done, best_score, best_epoch = 0, float("-inf"), 0
     if checkpoint is not None and checkpoint.exists():
         numbers, best, snapshots = restore(checkpoint, parts, optimiser)
-        done, best_score, best_epoch, spent, earlier = (numbers[name] for name in _NUMBERS)
+        done, best_score, best_epoch, spent, earlier = (numbers.get(name, 0) for name in _NUMBERS)
     at = taken = min(done * per_epoch, total)
     if recipe.precision == "bfloat16" and not gains_from_bfloat16(device):
         say(f"{what}: this processor has no instructions for bfloat16; precision=float32 would be faster")
