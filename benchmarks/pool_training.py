@@ -73,7 +73,7 @@ STUDIES: dict[str, tuple[str, list[str], Arms]] = {
             "ceiling-128": [*ALONE, "start.labels=55000", *LARGE],
         },
     ),
-    "fashion": ("few-labels-fashion", [], THREE),
+    "fashion": ("few-labels-fashion", [], {**THREE, "pool-128": LARGE}),
     "fashion-0.1": ("few-labels-fashion", ["threat.eps=0.1"], THREE),
     "cifar10": ("few-labels-cifar10", [], {**THREE, "ceiling": [*ALONE, "start.labels=45000"]}),
 }

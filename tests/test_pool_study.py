@@ -36,8 +36,10 @@ def test_every_arm_is_a_plan_of_the_same_budget_and_network_and_buys_what_its_na
             assert (plan.network, plan.threat, plan.data) == (first.network, first.threat, first.data)
             assert (last.recipe.pool is None) is (words[0] != "pool"), (name, arm)
             assert plan.validation.images == 0
+            if words[-1] == "128":
+                assert last.recipe.batch_size == int(words.pop())
             if len(words) > 1:
-                assert plan.budget == int(words[1]) or words == ["ceiling", "128"]
+                assert plan.budget == int(words[1])
             elif words == ["ceiling"]:
                 assert plan.budget == {"cifar10": 45_000}.get(name, 55_000)
 
