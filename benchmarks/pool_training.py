@@ -128,18 +128,19 @@ def picture(study: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    finished = _finished(study)
     kinds = {"pool": ("labels and the pool", "#1baf7a"), "labels": ("labels alone", "#eb6834")}
     for kind, (label, colour) in kinds.items():
         points = sorted(
             (runs[0][-1]["labels"]["bought"], [100 * _auto(rounds[-1]) for rounds in runs])
-            for arm, runs in _finished(study).items()
+            for arm, runs in finished.items()
             if arm.partition("-")[0] == kind and not arm.endswith(("-DRE", "-128"))
         )
         for labels, values in points:
             axes.plot([labels] * len(values), values, ".", color=colour)
         means = [statistics.mean(values) for _, values in points]
         axes.plot([labels for labels, _ in points], means, "-o", color=colour, label=label)
-    ceiling = [100 * _auto(rounds[-1]) for rounds in _finished(study).get("ceiling", [])]
+    ceiling = [100 * _auto(rounds[-1]) for rounds in finished.get("ceiling", [])]
     if ceiling:
         label = f"all labels, same recipe and cost ({len(ceiling)} seeds)"
         axes.axhline(statistics.mean(ceiling), color="#5c5b57", linestyle="--", label=label)

@@ -69,6 +69,6 @@ def test_a_kept_run_of_another_plan_is_not_taken_for_this_one(study: Any, tmp_pa
 
 
 @pytest.mark.parametrize("study_name", ["mnist", "fashion"])
-def test_the_picture_shows_what_is_finished(study: Any, study_name: str, tmp_path: Path) -> None:
+def test_a_picture_is_drawn_however_little_is_finished(study: Any, study_name: str, tmp_path: Path) -> None:
     study.picture(study_name, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

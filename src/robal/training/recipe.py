@@ -45,9 +45,9 @@ class Recipe:
         shrink: what share of the previous model's weights a warm start keeps, the rest coming from fresh initial
             weights, in (0, 1]; below 1 this is shrink-and-perturb.
         patience: stop after so many epochs without a better one; needs keep="best"; None: never.
-        precision: of the forward and backward passes, crafting included. "bfloat16" trains ResNets twice as fast on
-            processors with instructions for it, and LeNets no faster; weights, losses and whatever is measured stay
-            float32.
+        precision: of the forward and backward passes, crafting included. "bfloat16" trains a small residual network
+            about twice as fast on processors with instructions for it, and LeNets no faster; weights, losses and
+            whatever is measured stay float32.
 
     Source: of `average`, Izmailov et al., UAI 2018, arXiv 1803.05407, in the exponential form usual in robust training
     (Gowal et al., arXiv 2010.03593); of `shrink`, Ash and Adams, NeurIPS 2020, arXiv 1910.08475.
