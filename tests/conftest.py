@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,3 +59,11 @@ def unseen(digits: tuple[Tensor, Tensor], lenet: nn.Module) -> tuple[Tensor, Ten
         right = (lenet(images).argmax(1) == labels).nonzero().flatten()[:100]
     assert len(right) == 100
     return images[right], labels[right]
+
+
+@pytest.fixture(scope="module")
+def study(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The script of benchmarks/ that the test file calls `STUDY`, as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        yield importlib.import_module(request.module.STUDY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,7 @@ class AlwaysSays(nn.Module):
         return F.one_hot(torch.full((len(inputs),), self.label), 11).float()
 
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def study() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        return importlib.import_module("pool_failures")
+STUDY = "pool_failures"
 
 
 @pytest.fixture(scope="module")

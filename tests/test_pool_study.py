@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,7 @@ from robal import presets
 from robal.plan import Plan
 from robal.plans import read_plan, read_yaml, to_yaml
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def study() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        return importlib.import_module("pool_training")
+STUDY = "pool_training"
 
 
 def plan_of(preset: str, *settings: str) -> Plan:
