@@ -14,7 +14,7 @@ from torch import nn
 from watching import Counter, Watching, WithCompanion
 
 from robal.attacks import PGD
-from robal.objectives import Adversarial, Natural, Trades
+from robal.objectives import MTLIBP, Adversarial, Natural, Trades
 from robal.pool import Examples
 from robal.threats import Linf
 from robal.training import (
@@ -36,6 +36,9 @@ RECIPES = {
         Adversarial(PGD(steps=2, threat=Linf(0.1))), optimiser=SGD(0.1), schedule=ReleasedCyclic(half_cycle=7)
     ),
     "TRADES": Recipe(Trades(steps=2, threat=Linf(0.1)), optimiser=Adam(1e-2), keep_optimiser=True),
+    "a bound, in a ramp": Recipe(
+        MTLIBP(PGD(steps=2, threat=Linf(0.1)), alpha=0.3, threat=Linf(0.1)), optimiser=Adam(1e-2), ramp=0.8
+    ),
     "snapshots": Recipe(Natural(), optimiser=Adam(1e-2), snapshots=3),
     "companion": Recipe(WithCompanion(), optimiser=Adam(1e-2)),
 }
