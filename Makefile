@@ -23,11 +23,19 @@ help:  ## print this
 demo: .venv/installed  ## install, then a whole robust active-learning run on handwritten digits (3 minutes)
 	$(BIN)/robal run
 
-test: .venv/developed lint types  ## lint, types, tests and doctests (minutes); data sets are looked for in ROBAL_DATA
+test: .venv/developed lint types chromium  ## lint, types, tests and doctests (minutes); data sets are looked for in ROBAL_DATA
 	$(PYTEST) -n 2 -m "not slow"
 
-test-slow: .venv/developed  ## the long tests too: many kills, real data, whole runs
+test-slow: .venv/developed chromium  ## the long tests too: many kills, real data, whole runs
 	$(PYTEST) -n 2
+
+.PHONY: chromium
+chromium:  # the labelling page is tested in it
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium, which the tests of the labelling page need" && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else echo "the tests of the labelling page need Chromium: sudo apt-get install chromium"; fi; }
 
 lint: .venv/developed  ## ruff: style and formatting
 	$(BIN)/ruff check .

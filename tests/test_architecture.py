@@ -27,6 +27,7 @@ GROUPS: list[tuple[str, ...]] = [
     ("training",),
     ("plan", "plans", "folder", "kept", "measure", "records", "selection", "loop", "subjects", "assessment"),
     ("report",),
+    ("labelling",),
     ("presets",),
     ("cli",),
 ]

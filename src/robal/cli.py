@@ -104,6 +104,71 @@ def resume_command(
     _carry_out(plan, plan.data.load(), folder, json)
 
 
+@app.command(name="label")
+def label_command(
+    folder: Path | None = None,
+    *,
+    watch: Annotated[bool, Parameter(negative="")] = False,
+    demo: Annotated[bool, Parameter(negative="")] = False,
+    port: int = 8765,
+    host: str = "127.0.0.1",
+    exposed: Annotated[bool, Parameter(negative="")] = False,
+    browser: bool = True,
+    data: Path | None = None,
+) -> None:
+    """Label the images that a run asks about, on a page in the browser, by keyboard, mouse or touch.
+
+    Every answer is on disk before the next image shows; Ctrl-C, a kill or a reload lose nothing.
+
+    For example:
+
+    - `robal label --demo` (handwritten digits: five minutes at the keyboard, training between the questions)
+    - `robal run data.name=photos/ oracle=Page data.classes='[cat, dog]' --out runs/mine` stops and asks; then
+    - `robal label runs/mine`, and `robal resume runs/mine`; or at once
+    - `robal label runs/mine --watch`
+
+    Parameters
+    ----------
+    folder
+        The run folder; its plan says oracle=Page.
+    watch
+        Train as soon as all images of a question have their label, and ask again until the run is over.
+    demo
+        A small run on the embedded digits, in runs/label-demo; implies --watch.
+    port
+        Where the page is; 0: any free one.
+    host
+        The address to listen at; beyond this machine only with --exposed.
+    exposed
+        Let others on the network reach the page, unencrypted; the link is then their password.
+    browser
+        Open the page, where there is a screen.
+    data
+        The folder that holds your data sets, where it has moved since.
+    """
+    import getpass
+    import webbrowser
+
+    from robal.labelling import Desk, begin_demo, serve
+
+    if demo:
+        folder, watch = begin_demo(folder or Path("runs/label-demo")), True
+    if folder is None:
+        raise PlanError(["name the run folder: robal label runs/mine; or try robal label --demo"])
+
+    def ready(link: str) -> None:
+        print(f"Label at {link}\nStop with Ctrl-C: every answer is kept as it is given.", flush=True)
+        if browser and sys.stdout.isatty():
+            webbrowser.open(link)
+
+    try:
+        serve(Desk(folder, data, watch, getpass.getuser()), port, host, exposed=exposed, ready=ready)
+    except KeyboardInterrupt:
+        after = f"robal label {folder} --watch" if watch else f"robal resume {folder}"
+        print(f"\nStopped; nothing is lost. Go on with: {after}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 @app.command(name="report")
 def report_command(*folders: Path, out: Path | None = None) -> None:
     """Show runs: a table here, and a page with learning curves and the queried images.

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from robal.errors import FolderInUse, RunFolderError
 from robal.files import write
+from robal.oracles import Judgements
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS questions (
@@ -68,6 +69,7 @@ class RunFolder:
                 unfinished.unlink(missing_ok=True)
             with self._database() as database:
                 database.executescript(_TABLES)
+            self.judgements.prepare()
             yield self
 
     def round(self, number: int) -> Path:
@@ -110,6 +112,21 @@ class RunFolder:
         if any(image not in known for image in indices.tolist()):
             return None
         return torch.tensor([known[image] for image in indices.tolist()], dtype=torch.int64)
+
+    def new_classes(self, number: int) -> tuple[str, ...]:
+        """The classes that people named in rounds up to `number`, in order."""
+        return self.judgements.new_classes(number)
+
+    def repeated(self, number: int) -> int:
+        """How many further answers people gave to images that had one, in rounds up to `number`."""
+        with self._database() as database:
+            asked = database.execute("SELECT image FROM questions WHERE round <= ?", (number,)).fetchall()
+        return self.judgements.repeated([image for (image,) in asked])
+
+    @property
+    def judgements(self) -> Judgements:
+        """What people said of its images."""
+        return Judgements(self.path / "state.sqlite")
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of the finished rounds."""

@@ -20,7 +20,7 @@ from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, s
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
-from robal.oracles import CSVFile, Hidden
+from robal.oracles import Hidden
 from robal.plan import Plan, device_of
 from robal.pool import Examples, Pool
 from robal.progress import track
@@ -136,8 +136,8 @@ def answer(plan: Plan, data: Data, state: State, place: RunFolder) -> State:
     oracle: Any = plan.oracle
     if isinstance(oracle, Hidden):
         oracle = replace(oracle, labels=data.hidden)
-    elif isinstance(oracle, CSVFile):
-        oracle = replace(oracle, path=str(place.path / (oracle.path or "labels.csv")))
+    elif hasattr(oracle, "inside"):
+        oracle = oracle.inside(place.path)
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
     known = int((answers >= 0).sum()) - round(plan.validation.bought_share * len(answers))
     if state.round == 0 and known < 2:  # refused before it is saved, so that the answers can still be changed
@@ -153,22 +153,24 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     """Reveal the answers, train, measure: with the metrics written, the round is over."""
     number, scratch = state.round, place.round(state.round)
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
-    state = reveal(plan, state)
+    state = reveal(plan, with_new_classes(state, data, place))
     started = time.perf_counter()
     state = replace(state, kept=carried_on(state.kept, additions(plan, state, question, previous, scratch)))
     adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
+    repeated = place.repeated(number)
+    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, repeated)
     started = time.perf_counter()
-    fresh, seed = initial(plan, data), stream(plan.seed, "fit", number)
+    classes = state.pool.classes
+    fresh, seed = initial(plan, data, classes), stream(plan.seed, "fit", number)
     unlabelled = left_over(state.pool, labelled.examples)
     used = unlabelled if recipe.pool is None else unlabelled[recipe.pool.drawn(len(unlabelled), seed)]
     trained = fit(
         recipe,
         labelled.examples,
         state.pool.images.at_rest(used) if recipe.looks_at_the_pool else None,  # `fit` alone holds them
-        previous if recipe.warm_start else fresh,
+        previous.widened(fresh) if recipe.warm_start else fresh,
         monitor_of(plan, labelled, number),
         seed,
         fresh=fresh.model,
@@ -188,9 +190,11 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     row["times"] = times | {"evaluate": row.pop("seconds")}
     row["seconds"] = sum(row["times"].values())
     row["query"]["entropy"] = note["entropy"]
+    if len(classes) > len(data.classes):
+        row["new_classes"] = list(classes[len(data.classes) :])
     trained.save(scratch / "model.safetensors")
-    place.save_query(number, question, answers, data.classes)
-    names = [data.classes[label] if label >= 0 else "–" for label in answers.tolist()]
+    place.save_query(number, question, answers, classes)
+    names = [classes[label] if label >= 0 else "–" for label in answers.tolist()]
     contact_sheet(scratch / "query.png", data.images, question, names, most=60)
     place.save_history([*state.history, row])
     for name in _CHECKPOINTS:
@@ -205,6 +209,12 @@ def reveal(plan: Plan, state: State) -> State:
     drawn = torch.randperm(len(question), generator=generator(plan.seed, "validation", state.round))[:share]
     validation = torch.cat([state.validation, question[drawn.sort().values]])
     return replace(state, pool=state.pool.reveal(question, answers), validation=validation)
+
+
+def with_new_classes(state: State, data: Data, place: RunFolder) -> State:
+    """The state whose pool knows the classes that people named up to its round."""
+    classes = (*data.classes, *place.new_classes(state.round))
+    return replace(state, pool=replace(state.pool, classes=classes))
 
 
 def left_over(pool: Pool, examples: Examples) -> Tensor:
@@ -226,7 +236,8 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
     examples = Labelled.of(plan, data, state.pool, state.validation).examples
     seed = stream(plan.seed, "teacher", state.round)
     what = f"round {state.round}: a standard model beside the robust one"
-    return fit(recipe, examples, None, initial(plan, data), None, seed, checkpoint=checkpoint, what=what)
+    start = initial(plan, data, state.pool.classes)
+    return fit(recipe, examples, None, start, None, seed, checkpoint=checkpoint, what=what)
 
 
 def additions(plan: Plan, state: State, question: Tensor, previous: Trained, folder: Path) -> Examples:
@@ -254,14 +265,15 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         answers = None if asked is None else place.answers(number, asked[0])
         if asked is None or answers is None:
             raise RunFolderError(f"{place.path} lacks the labels of round {number}: its state.sqlite is not the run's")
-        state = reveal(plan, replace(state, question=asked[0], answers=answers, history=history[:number]))
+        state = replace(state, question=asked[0], answers=answers, history=history[:number])
+        state = reveal(plan, with_new_classes(state, data, place))
         state = replace(
             state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
         )
         for name in _CHECKPOINTS:  # a kill came after the metrics
             (place.round(number) / f"{name}.safetensors").unlink(missing_ok=True)
     state = replace(state, history=history, question=None, answers=None)
-    trained = initial(plan, data)
+    trained = initial(plan, data, state.pool.classes)
     if history:
         trained = Trained.load(place.round(len(history) - 1) / "model.safetensors", trained.model)
     pending = place.question(state.round)
@@ -272,9 +284,9 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     return state, trained
 
 
-def initial(plan: Plan, data: Data) -> Trained:
-    """The network before any training: its weights are a function of the plan's seed."""
-    model = plan.network(data.images.shape, len(data.classes), plan.seed)
+def initial(plan: Plan, data: Data, classes: tuple[str, ...] | None = None) -> Trained:
+    """The network before any training: its weights are a function of the plan's seed. `classes`: else the data's."""
+    model = plan.network(data.images.shape, len(classes or data.classes), plan.seed)
     return Trained(channels_last(model.to(device_of(plan.device)), data.images.shape).eval())
 
 

@@ -39,10 +39,12 @@ class Labelled:
     counts: dict[str, int]
 
     @classmethod
-    def of(cls, plan: Plan, data: Data, pool: Pool, bought: Tensor, kept: Examples | None = None) -> Labelled:
+    def of(
+        cls, plan: Plan, data: Data, pool: Pool, bought: Tensor, kept: Examples | None = None, repeated: int = 0
+    ) -> Labelled:
         """Divide what is known into training and validation (`bought`: the positions that went to validation).
 
-        `kept`, no labels bought, joins the training examples.
+        `kept`, no labels bought, joins the training examples; `repeated` answers were bought about images that had one.
         """
         training = pool.labelled[~torch.isin(pool.labelled, bought)]
         examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
@@ -58,9 +60,9 @@ class Labelled:
         counts = {
             "training": len(training),
             "validation": len(answered),
-            "repeated": 0,
+            "repeated": repeated,
             "skipped": refused,
-            "bought": len(training) + len(answered) + refused,
+            "bought": len(training) + len(answered) + refused + repeated,
             "free_validation": free,
         }
         return cls(examples, validation, counts)

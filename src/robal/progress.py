@@ -1,9 +1,13 @@
-"""Progress bars that appear when somebody is looking: on a terminal, for work that takes a while, and nowhere else."""
+"""Progress bars that appear when somebody is looking: on a terminal, for work that takes a while, and nowhere else.
+
+A page that shows how far the work is listens instead: `heard_by`.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -14,6 +18,8 @@ T = TypeVar("T")
 
 _live: list[Progress] = []
 _quiet: list[bool] = []
+_listeners: list[Callable[[str, int, int | None], None]] = []
+_EVERY = 0.2  # seconds between two calls of a listener
 
 
 @contextmanager
@@ -24,6 +30,16 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _quiet.pop()
+
+
+@contextmanager
+def heard_by(listener: Callable[[str, int, int | None], None]) -> Iterator[None]:
+    """Inside this block, tell `listener` of all work: what it is, how much is done, and of how much, where known."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.pop()
 
 
 @contextmanager
@@ -60,16 +76,20 @@ def track(items: Iterable[T], what: str, total: int | None = None, done: int = 0
     if total is None and hasattr(items, "__len__"):
         total = len(items) + done  # type: ignore[arg-type]
     with display() as progress:
-        if progress is None:
-            yield from items
-            return
-        task = progress.add_task(what, total=total, completed=done)
+        task = None if progress is None else progress.add_task(what, total=total, completed=done)
+        told = float("-inf")
         try:
             for item in items:
+                if _listeners and time.monotonic() > told + _EVERY:
+                    told = time.monotonic()
+                    _listeners[-1](what, done, total)
                 yield item
-                progress.advance(task)
+                done += 1
+                if progress is not None and task is not None:
+                    progress.advance(task)
         finally:
-            progress.remove_task(task)
+            if progress is not None and task is not None:
+                progress.remove_task(task)
 
 
 def say(text: str) -> None:

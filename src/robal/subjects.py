@@ -60,11 +60,12 @@ def of_run(run: Path, folder: Path | None, device: Device) -> Subject:
         lacking = "finished no round yet" if not history else "has no test images"
         raise InputError(f"{run} {lacking}, so there is nothing to evaluate")
     last = RunFolder(run).round(len(history) - 1)
-    model = Trained.load(last / "model.safetensors", initial(replace(plan, device=device), source).model).model
+    classes = (*source.classes, *history[-1].get("new_classes", ()))
+    model = Trained.load(last / "model.safetensors", initial(replace(plan, device=device), source, classes).model).model
     pixels = source.test.images.at_rest(torch.arange(len(source.test)))
     about = {"model": f"{run}, round {len(history) - 1}", "data": source.about}
     place, resize = last / "evaluation", plan.data.resize
-    return Subject(model, pixels, source.test.labels, source.classes, about, place, plan.threat, resize)
+    return Subject(model, pixels, source.test.labels, classes, about, place, plan.threat, resize)
 
 
 def of_model(

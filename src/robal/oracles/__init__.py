@@ -1,9 +1,18 @@
-"""Oracles: who answers. Held-back labels for simulation, a CSV file for a person."""
+"""Oracles: who answers. Held-back labels for simulation; for people a page in the browser, or a CSV file."""
 
 from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
+from robal.oracles.judgements import Judgement, Judgements, Settlement, standing
 from robal.oracles.oracle import Oracle
+from robal.oracles.page import Page
 
-__all__ = ["CSVFile", "Hidden", "Oracle"]
+__all__ = ["CSVFile", "Hidden", "Judgement", "Judgements", "Oracle", "Page", "Settlement", "standing"]
 
-ALIASES = {"hidden": "Hidden", "simulated": "Hidden", "csv": "CSVFile", "file": "CSVFile"}
+ALIASES = {
+    "hidden": "Hidden",
+    "simulated": "Hidden",
+    "csv": "CSVFile",
+    "file": "CSVFile",
+    "browser": "Page",
+    "person": "Page",
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,10 @@ class CSVFile:
     """
 
     path: str = ""
+
+    def inside(self, folder: Path) -> CSVFile:
+        """The oracle of the run in this folder."""
+        return replace(self, path=str(folder / (self.path or "labels.csv")))
 
     def __call__(self, pool: Pool, indices: Tensor, seed: int) -> Tensor:
         path = Path(self.path or "labels.csv")

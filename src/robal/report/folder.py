@@ -311,8 +311,10 @@ def read(folder: Path, name: str | None = None) -> RunRecord:
     plan, text = _plan(folder)
     notes: list[str] = []
     environment = _environment(folder, notes)
-    rounds = tuple(_round(row, _strip(folder, int(row["round"]), notes)) for row in _rows(folder, notes))
+    rows = _rows(folder, notes)
+    rounds = tuple(_round(row, _strip(folder, int(row["round"]), notes)) for row in rows)
     classes = tuple(str(word) for word in sequence(mapping(environment.get("data")).get("classes")))
+    classes += tuple(str(word) for row in rows[-1:] for word in sequence(row.get("new_classes")))
     longest = max((len(column) for row in rounds for column in row.per_class.values()), default=0)
     longest = max(longest, *(len(row.query.classes) for row in rounds if row.query), 0)
     classes += tuple(str(index) for index in range(len(classes), longest))

@@ -49,6 +49,22 @@ class Trained:
         """Whether a teacher was trained and its pseudo-labels were left out, since they fell on too few classes."""
         return self.guesses is not None and self.teacher is None
 
+    def widened(self, fresh: Trained) -> Trained:
+        """This, or where `fresh` tells more classes apart, its network with these weights as far as they go.
+
+        The classes that are new keep the fresh weights; of all else, the model and the numbers alone go on.
+        """
+        ours, wider = self.model.state_dict(), copy.deepcopy(fresh.model)
+        theirs = wider.state_dict()
+        if all(tensor.shape == theirs[name].shape for name, tensor in ours.items()):
+            return self
+        for name, tensor in ours.items():
+            if tensor.shape == theirs[name].shape:
+                theirs[name].copy_(tensor)
+            else:
+                theirs[name][: len(tensor)] = tensor
+        return Trained(wider, steps=self.steps, epoch=self.epoch)
+
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, by temp file, fsync and rename."""
         tensors = named("model", self.model.state_dict()) | named("optimiser", self.optimiser)

@@ -1,0 +1,7 @@
+"""People label in a browser: a page for the pending question of a run, served on this machine."""
+
+from robal.labelling.demo import begin_demo
+from robal.labelling.desk import Desk
+from robal.labelling.server import serve
+
+__all__ = ["Desk", "begin_demo", "serve"]
