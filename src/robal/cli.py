@@ -27,6 +27,8 @@ app = App(
 )
 data_app = App(name="data", help="Data sets: what is known, what is here, and how to get it.")
 app.command(data_app)
+labels_app = App(name="labels", help="The labels of a run out and in: CSV, JSON, folders of images.")
+app.command(labels_app)
 
 
 @app.command(name="run")
@@ -167,6 +169,57 @@ def label_command(
         after = f"robal label {folder} --watch" if watch else f"robal resume {folder}"
         print(f"\nStopped; nothing is lost. Go on with: {after}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@labels_app.command(name="export")
+def export_command(folder: Path, out: Path, *, data: Path | None = None) -> None:
+    """Write a run's labels to a file or a folder.
+
+    For example:
+
+    - `robal labels export runs/mine labels.csv` (a row an image: its label, who gave it, when)
+    - `robal labels export runs/mine labels.json` (every judgement, those taken back too)
+    - `robal labels export runs/mine sorted/` (class/123.png; images that wait for a label beside the class folders)
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    out
+        Where to: a name with .csv or .json, or a new folder.
+    data
+        The folder that holds your data sets, where it has moved since.
+    """
+    from robal.labelling import exported
+
+    print(exported(folder, out, data))
+
+
+@labels_app.command(name="import")
+def import_command(folder: Path, source: Path, *, who: str | None = None, data: Path | None = None) -> None:
+    """Take the labels that a run waits for from a file or a folder, as if given on its page.
+
+    For example:
+
+    - `robal labels import runs/mine labels.csv --who Ada` (columns index and label; class names, skip or none)
+    - `robal labels import runs/mine sorted/` (class/123.png, as exported and then sorted by hand)
+
+    Parameters
+    ----------
+    folder
+        The run folder; its plan says oracle=Page.
+    source
+        A CSV file, or a folder of class folders.
+    who
+        Who says so; else the user of this machine.
+    data
+        The folder that holds your data sets, where it has moved since.
+    """
+    import getpass
+
+    from robal.labelling import taken_in
+
+    print(taken_in(folder, source, who or getpass.getuser(), data))
 
 
 @app.command(name="report")

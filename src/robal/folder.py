@@ -113,6 +113,12 @@ class RunFolder:
             return None
         return torch.tensor([known[image] for image in indices.tolist()], dtype=torch.int64)
 
+    def given(self, number: int) -> dict[int, tuple[int, str, str]]:
+        """By image, the label that round `number` got, from whom and when; empty before all are there."""
+        with self._database() as database:
+            rows = database.execute("SELECT image, label, who, at FROM answers WHERE round = ?", (number,)).fetchall()
+        return {image: (label, who, at) for image, label, who, at in rows}
+
     def new_classes(self, number: int) -> tuple[str, ...]:
         """The classes that people named in rounds up to `number`, in order."""
         return self.judgements.new_classes(number)

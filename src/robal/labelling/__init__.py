@@ -2,6 +2,7 @@
 
 from robal.labelling.demo import begin_demo
 from robal.labelling.desk import Desk
+from robal.labelling.exchange import exported, taken_in
 from robal.labelling.server import serve
 
-__all__ = ["Desk", "begin_demo", "serve"]
+__all__ = ["Desk", "begin_demo", "exported", "serve", "taken_in"]
