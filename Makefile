@@ -26,7 +26,7 @@ demo: .venv/installed  ## install, then a whole robust active-learning run on ha
 test: .venv/developed lint types chromium  ## lint, types, tests and doctests (minutes); data sets are looked for in ROBAL_DATA
 	$(PYTEST) -n 2 -m "not slow"
 
-test-slow: .venv/developed chromium  ## the long tests too: many kills, real data, whole runs
+test-slow: .venv/developed chromium label-studio  ## the long tests too: many kills, real data, whole runs
 	$(PYTEST) -n 2
 
 .PHONY: chromium
@@ -36,6 +36,13 @@ chromium:  # the labelling page is tested in it
 	    echo "installing chromium, which the tests of the labelling page need" && apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	  else echo "the tests of the labelling page need Chromium: sudo apt-get install chromium"; fi; }
+
+.PHONY: label-studio
+label-studio: .label-studio/bin/label-studio  ## Label Studio in a virtual environment of its own, for the slow tests
+
+.label-studio/bin/label-studio:
+	$(PYTHON) -m venv .label-studio
+	.label-studio/bin/python -m pip install --quiet --disable-pip-version-check label-studio==1.23.0
 
 lint: .venv/developed  ## ruff: style and formatting
 	$(BIN)/ruff check .
@@ -52,4 +59,4 @@ bench: .venv/developed  ## speed of crafting against a plain loop
 	$(BIN)/python benchmarks/crafting.py
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .label-studio .pytest_cache .mypy_cache .ruff_cache

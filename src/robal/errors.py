@@ -10,6 +10,7 @@ RobalError                      exit code 1
 ├── PoolExhausted               2   more images asked for than the pool has
 ├── RunFolderError              4   a run folder that cannot be used or written
 │   └── FolderInUse             4   another process is running there
+├── LabelStudioError            4   Label Studio cannot be reached, or refuses; called again, the run goes on
 └── AwaitingLabels              3   not a failure: a person has to answer, then `robal resume` goes on
 """
 
@@ -74,6 +75,12 @@ class RunFolderError(RobalError):
 
 class FolderInUse(RunFolderError):
     """Another process is running in the folder."""
+
+
+class LabelStudioError(RobalError):
+    """Label Studio cannot be reached, or refuses; nothing is lost, and the run goes on when it is called again."""
+
+    exit_code = 4
 
 
 class AwaitingLabels(RobalError):

@@ -99,7 +99,7 @@ def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFold
     if state.question is None:
         return ask(plan, data, state, previous, place), previous
     if state.answers is None:
-        return answer(plan, data, state, place), previous
+        return answer(plan, data, state, previous, place), previous
     return learn(plan, data, state, previous, place)
 
 
@@ -130,7 +130,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     return replace(state, question=question, note=note)
 
 
-def answer(plan: Plan, data: Data, state: State, place: RunFolder) -> State:
+def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
     """Get the question answered, now or, by AwaitingLabels, later."""
     started, question = time.perf_counter(), _there(state.question)
     oracle: Any = plan.oracle
@@ -138,6 +138,8 @@ def answer(plan: Plan, data: Data, state: State, place: RunFolder) -> State:
         oracle = replace(oracle, labels=data.hidden)
     elif hasattr(oracle, "inside"):
         oracle = oracle.inside(place.path)
+    if getattr(oracle, "predictions", False) and state.round > 0:
+        oracle = replace(oracle, guesses=guesses_of(state, previous, question))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
     known = int((answers >= 0).sum()) - round(plan.validation.bought_share * len(answers))
     if state.round == 0 and known < 2:  # refused before it is saved, so that the answers can still be changed
@@ -147,6 +149,13 @@ def answer(plan: Plan, data: Data, state: State, place: RunFolder) -> State:
         )
     place.save_answers(state.round, question, answers, type(oracle).__name__)
     return replace(state, answers=answers, note={**(state.note or {}), "answering": time.perf_counter() - started})
+
+
+def guesses_of(state: State, previous: Trained, question: Tensor) -> dict[int, tuple[int, float]]:
+    """By image asked about, the model's class and its probability."""
+    best = Candidates(previous.model, state.pool, question).probs.max(1)
+    said = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return dict(zip(question.tolist(), said, strict=True))
 
 
 def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:

@@ -32,7 +32,7 @@ def ask(path: Path, *indices: int) -> list[int]:
 
 
 def test_the_oracles_are_found_by_their_export() -> None:
-    assert set(known(Oracle)) == {"CSVFile", "Hidden", "Page"}
+    assert set(known(Oracle)) == {"CSVFile", "Hidden", "LabelStudio", "Page"}
     assert set(ALIASES.values()) <= set(known(Oracle))
     assert CSVFile() == CSVFile("")
 

@@ -22,7 +22,7 @@ from robal.errors import FolderInUse, InputError
 from robal.evaluation import predict
 from robal.folder import RunFolder
 from robal.loop import State, load
-from robal.oracles import Judgement, Page, Settlement, standing
+from robal.oracles import Judgement, LabelStudio, Page, Settlement, standing
 from robal.plan import Plan
 from robal.pool import NONE_OF_THESE, SKIPPED
 from robal.records import check_same_run, plan_of, same_numerics
@@ -47,7 +47,7 @@ class Desk:
         you: who somebody is that gives no name.
 
     Raises:
-        InputError: for a run whose oracle is not `Page`.
+        InputError: for a run whose oracle is neither `Page` nor `LabelStudio` (where it is for decisions).
         RunFolderError: for a folder without a run, or one in use (unless `watch`, which waits).
     """
 
@@ -66,7 +66,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self._plan: Plan = plan_of(self.folder, self.data)
-        if not isinstance(self._plan.oracle, Page):
+        if not isinstance(self._plan.oracle, Page | LabelStudio):
             raise InputError(
                 f"{self.folder} takes its labels from {type(self._plan.oracle).__name__}; a run that people label on "
                 "the page is begun with oracle=Page"
@@ -206,7 +206,7 @@ class Desk:
                 "images": list(asked),
                 "mine": [[one.image, one.label] for one in ordered],
                 "settled": len(settlement.labels),
-                "missing": len(settlement.missing),
+                "missing": list(settlement.missing),
                 "disputed": [
                     {"image": image, "votes": [[one.who, one.label] for one in by_image[image]]}
                     for image in settlement.disputed
@@ -233,11 +233,7 @@ class Desk:
                     raise InputError(f"{one.label} is no label: there are {classes} classes")
             self._said.record(judgements)
             settlement = self._settlement()
-            return {
-                "settled": len(settlement.labels),
-                "missing": len(settlement.missing),
-                "disputed": len(settlement.disputed),
-            }
+            return {"settled": len(settlement.labels), "missing": list(settlement.missing)}
 
     def add_class(self, name: str, who: str) -> int:
         """The label of a class that somebody names; a class that is known already keeps its own."""

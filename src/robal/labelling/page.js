@@ -11,6 +11,7 @@ let answered = new Map(); // this person's answers: image -> label, in the order
 let { queue, flight } = JSON.parse(sessionStorage.getItem("work") ?? '{"queue": [], "flight": null}'); // see above
 const keep = () => sessionStorage.setItem("work", JSON.stringify({ queue, flight })); // both at once: no key is doubled
 let busy = false;
+let waiting = new Set(); // images that have too few answers
 let seen = new Set(); // images whose guess was shown
 let odd = new Set(); // images left out of a grid, for later
 let guesses = null; // image -> label, once asked for
@@ -56,6 +57,7 @@ async function look() {
   view = await sent(`/api/view?who=${encodeURIComponent(who())}`);
   $("who").placeholder = view.you;
   if (view.mine) answered = new Map(view.mine);
+  waiting = new Set(view.missing);
   if (!view.images || (guesses && guesses.round !== view.round)) guesses = null;
   classes();
   show();
@@ -82,13 +84,10 @@ async function work() {
   }
 }
 
-const current = () => {
-  if (!view?.images) return null;
-  const open = view.images.filter((image) => !answered.has(image));
-  if (open.length) return open[0];
-  return deciding()?.image ?? null;
-};
-const deciding = () => (view?.images && view.images.every((image) => answered.has(image)) && view.disputed.length ? view.disputed[0] : null);
+// Images that wait for this person, in order: others may have said enough of some.
+const open = () => (view?.images ? view.images.filter((image) => waiting.has(image) && !answered.has(image)) : []);
+const deciding = () => (view?.images && !open().length && view.disputed.length ? view.disputed[0] : null);
+const current = () => open()[0] ?? deciding()?.image ?? null;
 
 async function perform(act) {
   if (act.name === "label") {
@@ -127,9 +126,9 @@ async function land() {
       }
       note(one);
     }
-    Object.assign(view, { settled: found.settled, missing: found.missing });
-    const over = view.images.every((image) => answered.has(image));
-    if (judgements.some((one) => one.decides) || over) await look();
+    Object.assign(view, found);
+    waiting = new Set(view.missing);
+    if (judgements.some((one) => one.decides) || !open().length) await look();
     else show();
   } catch (error) {
     flight = null;
@@ -348,7 +347,7 @@ function rate() {
   if (since.length < 3) return "";
   const minutes = (now - since[0]) / 60_000;
   const each = (since.length - 1) / Math.max(minutes, 1 / 600);
-  const left = Math.ceil((view.images.length - answered.size) / each);
+  const left = Math.ceil(open().length / each);
   return `, ${Math.round(each)} a minute, ${left <= 1 ? "about a minute" : `${left} minutes`} left`;
 }
 
@@ -358,8 +357,7 @@ function one(image) {
   const dispute = deciding();
   const others = dispute ? `; people disagree: ${dispute.votes.map(([name, label]) => `${name} says ${named(label)}`).join(", ")}. Decide.` : "";
   $("caption").textContent = `Image ${image}${others}`;
-  const open = view.images.filter((other) => !answered.has(other));
-  open.slice(1, 12).forEach(picture);
+  open().slice(1, 12).forEach(picture);
   $("guess").hidden = !(guesses && seen.has(image));
   if (!$("guess").hidden) $("guess").textContent = `The model says ${image in guesses.of ? named(guesses.of[image]) : "nothing"}`;
   for (const name of ["guess", "grid"]) document.querySelector(`[data-act=${name}]`).hidden = !view.can_guess;
@@ -395,9 +393,9 @@ async function grid() {
 let shown = []; // the images in the grid
 
 function tiles() {
-  const open = view.images.filter((image) => !answered.has(image) && !odd.has(image) && image in guesses.of);
-  if (!open.length) return false;
-  const groups = Map.groupBy(open, (image) => guesses.of[image]);
+  const left = open().filter((image) => !odd.has(image) && image in guesses.of);
+  if (!left.length) return false;
+  const groups = Map.groupBy(left, (image) => guesses.of[image]);
   const [label, alike] = [...groups].sort((one, other) => other[1].length - one[1].length || one[0] - other[0])[0];
   const images = alike.slice(0, 20);
   if (images.join() === shown.join() && $("tiles").childElementCount) return true;
@@ -454,9 +452,9 @@ function rest() {
   let [heading, text, button] = ["", "", ""];
   $("rest-bar").hidden = true;
   if (phase.name === "asking") {
-    if (view.missing) {
+    if (view.missing.length) {
       heading = "You are done with this question";
-      text = `${view.missing} of ${view.images.length} images wait for somebody else: ${view.answers} people are asked about each. They open the same link and give their own name.`;
+      text = `${view.missing.length} of ${view.images.length} images wait for somebody else: ${view.answers} people are asked about each. They open the same link and give their own name.`;
     } else {
       heading = `All ${view.images.length} images have their label`;
       if (view.watch) button = view.round < view.rounds ? "Train, then ask again (Enter)" : "Train for the last time (Enter)";

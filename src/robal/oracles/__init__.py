@@ -1,12 +1,13 @@
-"""Oracles: who answers. Held-back labels for simulation; for people a page in the browser, or a CSV file."""
+"""Oracles: who answers. Held-back labels for simulation; for people a page, Label Studio or a CSV file."""
 
 from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements, Settlement, standing
+from robal.oracles.label_studio import LabelStudio
 from robal.oracles.oracle import Oracle
 from robal.oracles.page import Page
 
-__all__ = ["CSVFile", "Hidden", "Judgement", "Judgements", "Oracle", "Page", "Settlement", "standing"]
+__all__ = ["CSVFile", "Hidden", "Judgement", "Judgements", "LabelStudio", "Oracle", "Page", "Settlement", "standing"]
 
 ALIASES = {
     "hidden": "Hidden",
@@ -15,4 +16,5 @@ ALIASES = {
     "file": "CSVFile",
     "browser": "Page",
     "person": "Page",
+    "label_studio": "LabelStudio",
 }

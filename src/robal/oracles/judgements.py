@@ -123,8 +123,13 @@ class Judgements:
             ).fetchall()
         return [_judgement(row) for row in rows]
 
+    def round(self) -> int:
+        """The last round that asked anything."""
+        with self._database() as database:
+            return int(database.execute("SELECT COALESCE(MAX(round), 0) FROM questions").fetchone()[0])
+
     def add_class(self, known: Sequence[str], name: str, number: int, who: str) -> int:
-        """Record a new class, named in round `number`, beside the `known` ones of the data.
+        """Record a new class, named in round `number`, beside the `known` ones: the data's, or those and earlier ones.
 
         Returns:
             Its label. A class that is there already, whatever its capitals, keeps its own.
@@ -137,7 +142,8 @@ class Judgements:
             raise InputError(f"the name of a class has 1 to {LONGEST_NAME} letters that can be seen; {name!r} came")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._database() as database:
-            names = [*known, *(row[0] for row in database.execute("SELECT name FROM new_classes ORDER BY number"))]
+            new = [row[0] for row in database.execute("SELECT name FROM new_classes ORDER BY number")]
+            names = [*known, *(one for one in new if one not in known)]
             lower = [one.lower() for one in names]
             if name.lower() in lower:
                 return lower.index(name.lower())
