@@ -195,12 +195,12 @@ def test_it_trains_between_questions(page: Page, start: Starter, tmp_path: Path)
     page.wait_for_selector("#go-on:not([hidden])")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.getElementById('rest-title').textContent === 'Training'")
-    answered(page, 0, 10, seconds=90)
+    answered(page, 0, 10, seconds=300)
     press(page, list("0123456789"))
     page.wait_for_selector("#go-on:not([hidden])")
     page.keyboard.press("Enter")
     page.wait_for_function(
-        "() => document.getElementById('rest-title').textContent === 'The run is finished'", timeout=90_000
+        "() => document.getElementById('rest-title').textContent === 'The run is finished'", timeout=300_000
     )
     assert len(RunFolder(folder).history()) == 2
     assert (folder / "report" / "index.html").exists()
