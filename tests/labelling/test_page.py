@@ -203,6 +203,10 @@ def test_it_trains_between_questions(page: Page, start: Starter, tmp_path: Path)
         "() => document.getElementById('rest-title').textContent === 'The run is finished'", timeout=300_000
     )
     assert len(RunFolder(folder).history()) == 2
+    assert [line.inner_text()[:24] for line in page.query_selector_all("#rest-rounds li")] == [
+        "after round 0, 40 labels",
+        "after round 1, 50 labels",
+    ]
     assert (folder / "report" / "index.html").exists()
 
 

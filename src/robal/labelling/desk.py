@@ -191,6 +191,10 @@ class Desk:
                 "classes": self._classes(),
                 "skipped": SKIPPED,
                 "none": NONE_OF_THESE,
+                "finished": [
+                    {name: row[name] for name in ("round", "labelled", "accuracy", "robust_accuracy")}
+                    for row in self._place.history()
+                ],
             }
             if state is None or self._phase["name"] != "asking":
                 return found

@@ -477,6 +477,14 @@ function rest() {
   }
   if ($("rest-title").textContent !== heading) $("rest-title").textContent = heading;
   if ($("rest-text").textContent !== text) $("rest-text").textContent = text;
+  const percent = (rate) => `${(100 * rate).toFixed(0)} %`;
+  const lines = view.finished.map((row) => {
+    const robust = Object.entries(row.robust_accuracy).map(([attack, rate]) => `${percent(rate)} under ${attack}`);
+    const rates = row.accuracy == null ? ["no test images to measure on"] : [`${percent(row.accuracy)} right`, ...robust];
+    return `after round ${row.round}, ${row.labelled} labels: ${rates.join(", ")}`;
+  });
+  if ($("rest-rounds").childElementCount !== lines.length)
+    $("rest-rounds").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   $("go-on").textContent = button;
   $("go-on").hidden = !button;
   $("rest-undo").hidden = phase.name !== "asking" || !answered.size;
