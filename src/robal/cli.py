@@ -134,7 +134,7 @@ def label_command(
     folder
         The run folder; its plan says oracle=Page.
     watch
-        Train as soon as all images of a question have their label, and ask again until the run is over.
+        Train when all images of a question have their label and somebody says so, and ask again until the run is over.
     demo
         A small run on the embedded digits, in runs/label-demo; implies --watch.
     port

@@ -162,9 +162,10 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     """Reveal the answers, train, measure: with the metrics written, the round is over."""
     number, scratch = state.round, place.round(state.round)
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
+    before = len(state.pool.classes)
     state = reveal(plan, with_new_classes(state, data, place))
     started = time.perf_counter()
-    state = replace(state, kept=carried_on(state.kept, additions(plan, state, question, previous, scratch)))
+    state = replace(state, kept=carried_on(state.kept, additions(plan, state, question, previous, scratch, before)))
     adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
@@ -249,14 +250,16 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
     return fit(recipe, examples, None, start, None, seed, checkpoint=checkpoint, what=what)
 
 
-def additions(plan: Plan, state: State, question: Tensor, previous: Trained, folder: Path) -> Examples:
+def additions(plan: Plan, state: State, question: Tensor, previous: Trained, folder: Path, classes: int) -> Examples:
     """What the acquisition function adds once the answers are known, saved as it is first made.
 
-    Validation images are kept from it: a twin of one would give its label to training.
+    It sees the `classes` that the model at hand tells apart, not those that were named in this round. Validation images
+    are kept from it: a twin of one would give its label to training.
     """
     path = folder / "kept.safetensors"
     if state.round == 0 or path.exists():
         return load_kept(path, state.pool.images)
+    state = replace(state, pool=state.pool.limited(classes))
     answered = question[(state.pool.labels[question] >= 0) & ~torch.isin(question, state.validation)]
     draw = generator(plan.seed, "examples", state.round)
     candidates, labels = candidates_of(state, previous), state.pool.labels[answered]

@@ -79,6 +79,11 @@ class Pool:
         updated[indices] = labels
         return replace(self, labels=updated)
 
+    def limited(self, classes: int) -> Pool:
+        """As it looks to who knows the first `classes` classes alone: images of the others are NONE_OF_THESE."""
+        labels = torch.where(self.labels < classes, self.labels, NONE_OF_THESE)
+        return replace(self, labels=labels, classes=self.classes[:classes])
+
     def _check_indices(self, indices: Tensor, labels: Tensor) -> None:
         if indices.shape != labels.shape or indices.ndim != 1:
             raise InputError(f"{list(indices.shape)} indices came with {list(labels.shape)} labels")

@@ -8,15 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from serving import FLAGS, Server, asking
-
-Starter = Callable[..., Server]
+from serving import FLAGS, Server, Starter, asking
 
 
 @contextmanager

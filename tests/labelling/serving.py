@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def asking(folder: Path, *settings: str) -> list[int]:
     return list(question[0].tolist())
 
 
-def truth(folder: Path) -> list[int]:
+def truth() -> list[int]:
     """The true label of each image of the pool."""
     plan = tiny_plan()
     hidden = plan.data.load().hidden
@@ -69,12 +69,14 @@ class Server:
         link: what it printed.
         log: its standard error.
         folder: its run.
+        question: as the page calls it; found out by the first judgement.
     """
 
     process: subprocess.Popen[str]
     link: str
     log: Path
     folder: Path
+    question: str = ""
 
     @property
     def port(self) -> int:
@@ -109,12 +111,16 @@ class Server:
 
     def judge(self, image: int, label: int | None, who: str = "Ada", key: str | None = None) -> tuple[int, Any]:
         one = {"key": key or uuid.uuid4().hex, "image": image, "label": label}
-        return self.ask("/api/judgements", {"who": who, "judgements": [one]})
+        self.question = self.question or self.ask("/api/view")[1]["question"]
+        return self.ask("/api/judgements", {"who": who, "question": self.question, "judgements": [one]})
 
     def kill(self) -> None:
         """No goodbye."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+
+Starter = Callable[..., Server]
 
 
 def answered(page: Page, count: int, of: int, seconds: float = 15) -> None:

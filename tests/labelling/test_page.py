@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from serving import Server, answered, asking, labels_of, say, truth
+from serving import Server, Starter, answered, asking, labels_of, say, truth
 
-from conftest import Starter
 from robal.folder import RunFolder
 from robal.pool import NONE_OF_THESE, SKIPPED
 
@@ -36,7 +35,7 @@ def test_two_hundred_images_at_twenty_keys_a_second_with_all_that_happens(
     page: Page, start: Starter, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    images, known = asking(folder, "start.labels=200"), truth(folder)
+    images, known = asking(folder, "start.labels=200"), truth()
     keys = [str(known[image]) for image in images]
     wanted = [known[image] for image in images]
     server = start(folder)
@@ -100,7 +99,7 @@ def test_two_tabs_answer_one_question(page: Page, start: Starter, tmp_path: Path
 
 def test_the_mouse_a_new_class_and_a_guess(page: Page, start: Starter, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first, known = asking(folder, "start.labels=40"), truth(folder)
+    first, known = asking(folder, "start.labels=40"), truth()
     say(folder, {image: known[image] for image in first})
     images = asking(folder, "start.labels=40")
     assert not set(images) & set(first)
@@ -132,7 +131,7 @@ def test_the_mouse_a_new_class_and_a_guess(page: Page, start: Starter, tmp_path:
 
 def test_many_at_once(page: Page, start: Starter, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first, known = asking(folder, "start.labels=40", "per_round=60"), truth(folder)
+    first, known = asking(folder, "start.labels=40", "per_round=60"), truth()
     say(folder, {image: known[image] for image in first})
     images = asking(folder, "start.labels=40", "per_round=60")
     server = start(folder)
@@ -178,6 +177,11 @@ def test_people_disagree_and_one_decides(page: Page, start: Starter, tmp_path: P
     answered(page, 0, 40)
     press(page, ["4", *["3"] * 39])
     page.wait_for_function("() => document.getElementById('caption').textContent.includes('Bert says 3, Ada says 4')")
+    page.keyboard.press("5")
+    page.wait_for_selector("#rest:not([hidden])")
+    assert RunFolder(folder).judgements.settled(images, 2).labels[images[0]] == 5
+    page.keyboard.press("Backspace")  # the decision is taken back, and nothing else
+    page.wait_for_selector("#single:not([hidden])")
     page.keyboard.press("4")
     page.wait_for_selector("#rest:not([hidden])")
     assert RunFolder(folder).judgements.settled(images, 2).labels == dict.fromkeys(images, 3) | {images[0]: 4}
@@ -186,7 +190,7 @@ def test_people_disagree_and_one_decides(page: Page, start: Starter, tmp_path: P
 
 def test_it_trains_between_questions(page: Page, start: Starter, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    known = truth(folder)
+    known = truth()
     images = asking(folder, "start.labels=40")
     server = start(folder, "--watch")
     page.goto(server.link)
@@ -217,7 +221,7 @@ def test_nothing_serious_is_in_the_way_of_a_screen_reader(
     from axe_playwright_python.sync_playwright import Axe
 
     folder = tmp_path / "run"
-    first, known = asking(folder, "start.labels=40"), truth(folder)
+    first, known = asking(folder, "start.labels=40"), truth()
     say(folder, {image: known[image] for image in first})
     asking(folder, "start.labels=40")
     server = start(folder)

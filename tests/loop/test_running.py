@@ -454,7 +454,13 @@ def test_a_step_out_of_turn_is_a_programming_error(tmp_path: Path, data: Data) -
     from robal.loop import answer
 
     with pytest.raises(RuntimeError, match="out of turn"):
-        answer(tiny_plan(), data, State(Pool.unlabelled(data.images, data.classes)), RunFolder(tmp_path))
+        answer(
+            tiny_plan(),
+            data,
+            State(Pool.unlabelled(data.images, data.classes)),
+            initial(tiny_plan(), data),
+            RunFolder(tmp_path),
+        )
 
 
 def test_a_plan_in_python_needs_no_yaml(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from robal.loop import State, load
 from robal.oracles import Judgement, LabelStudio, Page, Settlement, standing
 from robal.plan import Plan
 from robal.pool import NONE_OF_THESE, SKIPPED
-from robal.records import check_same_run, plan_of, same_numerics
+from robal.records import begun, check_same_run, plan_of, same_numerics
 from robal.training import Trained
 
 LARGEST_SIDE = 1024  # pixels; larger images are sent smaller
@@ -83,17 +85,17 @@ class Desk:
         """Look what the run asks; where it asks nothing, train with `watch`, and say what to do without."""
         with self._lock:
             try:
-                place = self._held.enter_context(self._place.locked())
+                self._look(self._held.enter_context(self._place.locked()))
             except FolderInUse:
                 if not self.watch:
                     raise
                 self._phase = {"name": "training", "what": "another process is at work in this folder"}
                 threading.Thread(target=self._try_again, daemon=True).start()
                 return
-            self._held.enter_context(self._said.at_hand())
-            check_same_run(place, self._plan, self._source)
-            self._state, self._previous = load(self._plan, self._source, place)
-            self._guesses = None
+            except BaseException:
+                self._held.close()
+                raise
+            assert self._state is not None
             if self._state.round > self._plan.rounds:
                 self._phase = {"name": "done", "report": str(self.folder / "report" / "index.html")}
             elif self._state.question is not None and self._state.answers is None:
@@ -103,6 +105,13 @@ class Desk:
             else:
                 self._held.close()
                 raise InputError(f"{self.folder} asks nothing now: `robal resume {self.folder}` trains until it does")
+
+    def _look(self, place: RunFolder) -> None:
+        """Read the run, and keep its database at hand."""
+        self._held.enter_context(self._said.at_hand())
+        check_same_run(place, self._plan, self._source)
+        self._state, self._previous = load(self._plan, self._source, place)
+        self._guesses = None
 
     def go_on(self) -> None:
         """Train with the answers; without `watch` that is for `robal resume`."""
@@ -131,9 +140,14 @@ class Desk:
         self._held.close()
         self._state = self._previous = self._guesses = None
         self._phase = {"name": "training"}
-        words = [sys.executable, "-m", "robal.labelling.training", str(self.folder)]
+        words = [sys.executable, "-P", "-m", "robal.labelling.training", str(self.folder)]
         words += [] if self.data is None else [str(self.data)]
-        self._child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        try:  # in a session of its own: Ctrl-C is for the server, which ends it
+            self._child = subprocess.Popen(words, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        except OSError as error:
+            self._phase = {"name": "failed", "why": f"the training could not be started: {error}"}
+            return
         threading.Thread(target=self._listen, args=(self._child,), daemon=True).start()
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
@@ -142,7 +156,11 @@ class Desk:
         began: tuple[str, float, int] = ("", 0.0, 0)
         last: dict[str, Any] = {}
         for line in child.stdout:
-            last = json.loads(line)
+            try:
+                last = dict(json.loads(line))
+            except (ValueError, TypeError):
+                sys.stderr.write(line)  # something that the user's own code printed
+                continue
             what, done, total = last.get("what", ""), last.get("done", 0), last.get("total")
             if what != began[0]:
                 began = (what, time.monotonic(), done)
@@ -201,14 +219,14 @@ class Desk:
             asked = self._asked()
             said = self._said.about(list(asked))
             settlement = self._settlement()
-            mine = [one for one in said if one.who == who and not one.decides]
-            last = {one.image: one for one in mine}
+            last = {(one.image, one.decides): one for one in said if one.who == who}
             ordered = sorted((one for one in last.values() if one.label is not None), key=lambda one: one.number)
             by_image = standing(said)
             return found | {
                 "round": state.round,
-                "images": list(asked),
-                "mine": [[one.image, one.label] for one in ordered],
+                "question": self._question(),
+                "images": self._in_order(list(asked), who, said),
+                "mine": [[one.image, one.label, one.decides] for one in ordered],
                 "settled": len(settlement.labels),
                 "missing": list(settlement.missing),
                 "disputed": [
@@ -221,7 +239,7 @@ class Desk:
                 "can_guess": state.round > 0,
             }
 
-    def judge(self, judgements: Sequence[Judgement]) -> dict[str, Any]:
+    def judge(self, judgements: Sequence[Judgement], question: str) -> dict[str, Any]:
         """Keep what somebody said. With the return it is on disk.
 
         Raises:
@@ -230,6 +248,8 @@ class Desk:
         """
         with self._lock:
             asked, classes = self._asked(), len(self._classes())
+            if question != self._question():
+                raise NotPending("this was said of another question")
             for one in judgements:
                 if one.image not in asked:
                     raise NotPending(f"image {one.image} is not asked about now")
@@ -275,6 +295,23 @@ class Desk:
         file = io.BytesIO()
         picture.save(file, "PNG", compress_level=1)
         return file.getvalue()
+
+    def _question(self) -> str:
+        """Unlike any other run's, and any other round's."""
+        assert self._state is not None
+        begun_at = begun(self._place)["started"]
+        return hashlib.sha256(f"{self.folder.resolve()} {begun_at} {self._state.round}".encode()).hexdigest()[:16]
+
+    def _in_order(self, images: list[int], who: str, said: Sequence[Judgement]) -> list[int]:
+        """As one person is shown them: where one answer will do, a second one begins at the end, others elsewhere."""
+        people = list(dict.fromkeys(one.who for one in said))
+        place = people.index(who) if who in people else len(people)
+        if self._answers > 1 or place == 0:
+            return images
+        if place == 1:
+            return images[::-1]
+        start = zlib.crc32(who.encode()) % len(images)
+        return images[start:] + images[:start]
 
     def _asked(self) -> dict[int, None]:
         """The images asked about, in order."""

@@ -18,9 +18,8 @@ from robal.errors import InputError, RunFolderError
 from robal.files import whole, write
 from robal.folder import RunFolder
 from robal.loop import load
-from robal.oracles import Judgement, standing
+from robal.oracles import Judgement, LabelStudio, Page, standing
 from robal.oracles.csv_file import parse_label, read_rows
-from robal.oracles.page import Page
 from robal.plan import Plan
 from robal.pool import NONE_OF_THESE, SKIPPED
 from robal.records import plan_of
@@ -95,7 +94,7 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
     """A row for each image that was asked about, in order."""
     names = (*data.classes, *place.judgements.new_classes())
     rows: list[dict[str, Any]] = []
-    wanted = plan.oracle.answers if isinstance(plan.oracle, Page) else 1
+    wanted = plan.oracle.answers if isinstance(plan.oracle, Page | LabelStudio) else 1
     number = 0
     while (asked := place.question(number)) is not None:
         images = asked[0].tolist()

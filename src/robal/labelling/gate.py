@@ -9,7 +9,6 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -23,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 256 * 1024  # bytes; a grid of judgements is a hundredth of it
+# The page itself goes on to "/": after a link in a mail or a chat, a redirect would come without the cookie.
+_ONWARD = b'<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>robal</title><a href="/">To the page</a>'
 _HEADERS = {
     b"cache-control": b"no-store",
     b"content-security-policy": b"default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
@@ -62,6 +63,8 @@ class Gate:
 
     def is_ours(self, host: str) -> bool:
         """Whether a Host header, or what follows "http://" in an Origin, names this server."""
+        if self.port == 80 and not host.endswith(":80"):
+            host += ":80"  # which browsers leave out
         name, _, port = host.rpartition(":")
         if not name or port != str(self.port):
             return False
@@ -88,7 +91,8 @@ class Gate:
             await self._refuse(scope, send, 403, "the request comes from another site", headers.get(b"origin", ""))
         elif self._has_token(scope) and scope["path"] == "/":
             value = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
-            await self._send(send, 303, b"", {b"location": b"/", b"set-cookie": value.encode()})
+            kind = {b"content-type": b"text/html; charset=utf-8", b"set-cookie": value.encode()}
+            await self._send(send, 200, _ONWARD, kind)
         elif not self._has_cookie(headers):
             await self._refuse(scope, send, 403, "open the link that `robal label` printed", "no token, or another")
         else:
@@ -129,9 +133,8 @@ class Gate:
         await self.inner(scope, whole_body, with_headers)
 
     def _from_here(self, headers: dict[bytes, str]) -> bool:
-        scheme, _, host = headers.get(b"origin", "").partition("://")
         site = headers.get(b"sec-fetch-site", "same-origin")
-        return scheme == "http" and self.is_ours(host) and site == "same-origin"
+        return headers.get(b"origin") == f"http://{headers[b'host']}" and site == "same-origin"
 
     def _has_token(self, scope: Message) -> bool:
         try:
@@ -141,11 +144,10 @@ class Gate:
         return any(hmac.compare_digest(one.encode(), self.token.encode()) for one in said)
 
     def _has_cookie(self, headers: dict[bytes, str]) -> bool:
-        try:
-            found = SimpleCookie(headers.get(b"cookie", "")).get(self.cookie)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self.token.encode())
+        pairs = [one.strip().partition("=") for one in headers.get(b"cookie", "").split(";")]
+        return any(
+            name == self.cookie and hmac.compare_digest(value.encode(), self.token.encode()) for name, _, value in pairs
+        )
 
     async def _refuse(self, scope: Message, send: Send, status: int, what: str, why: str) -> None:
         _log(scope, status, why)

@@ -8,11 +8,14 @@ const $ = (id) => document.getElementById(id);
 
 let view = null; // what the server said last
 let answered = new Map(); // this person's answers: image -> label, in the order in which they were given
-let { queue, flight } = JSON.parse(sessionStorage.getItem("work") ?? '{"queue": [], "flight": null}'); // see above
-const keep = () => sessionStorage.setItem("work", JSON.stringify({ queue, flight })); // both at once: no key is doubled
+const kept = JSON.parse(sessionStorage.getItem("work") ?? '{"queue": [], "flight": null, "seen": []}');
+let { queue, flight } = kept; // see above
+let seen = new Set(kept.seen); // images whose guess was shown
+const keep = () => sessionStorage.setItem("work", JSON.stringify({ queue, flight, seen: [...seen] })); // all at once
 let busy = false;
 let waiting = new Set(); // images that have too few answers
-let seen = new Set(); // images whose guess was shown
+let given = []; // this person's answers and decisions, in the order in which they were given: { image, decides }
+let moment = 0; // grows with every answer sent, and with every look
 let odd = new Set(); // images left out of a grid, for later
 let guesses = null; // image -> label, once asked for
 let many = false; // grid mode
@@ -54,9 +57,14 @@ async function sent(path, body) {
 }
 
 async function look() {
-  view = await sent(`/api/view?who=${encodeURIComponent(who())}`);
+  const mine = ++moment;
+  const found = await sent(`/api/view?who=${encodeURIComponent(who())}`);
+  if (mine !== moment) return; // something was said, or looked at, since
+  view = found;
   $("who").placeholder = view.you;
-  if (view.mine) answered = new Map(view.mine);
+  const said = view.mine ?? [];
+  answered = new Map(said.filter(([, , decides]) => !decides).map(([image, label]) => [image, label]));
+  given = said.map(([image, , decides]) => ({ image, decides }));
   waiting = new Set(view.missing);
   if (!view.images || (guesses && guesses.round !== view.round)) guesses = null;
   classes();
@@ -66,6 +74,7 @@ async function look() {
 // ── doing one thing after the other ──
 
 function ask(act) {
+  if (act.name === "label") act.dispute = deciding()?.image ?? null;
   queue.push(act);
   keep();
   work();
@@ -79,6 +88,9 @@ async function work() {
       await perform(queue.shift());
       keep();
     }
+  } catch (error) {
+    trouble(`Something is wrong with this page: ${error.message}. Reload it; what was saved is saved.`);
+    throw error;
   } finally {
     busy = false;
   }
@@ -91,12 +103,14 @@ const current = () => open()[0] ?? deciding()?.image ?? null;
 
 async function perform(act) {
   if (act.name === "label") {
-    if (current() === null) return;
-    if (act.label >= view.classes.length) return;
-    await judge([{ image: current(), label: act.label, decides: deciding() !== null }]);
+    const [image, dispute] = [current(), deciding()];
+    if (image === null || act.label >= view.classes.length) return;
+    if ((act.dispute ?? null) !== (dispute?.image ?? null)) return; // decided is what was seen, and nothing else
+    if (act.image !== undefined && act.image !== image) return;
+    await judge([{ image, label: act.label, decides: dispute !== null }]);
   } else if (act.name === "undo") {
-    const last = [...answered.keys()].at(-1);
-    if (last !== undefined) await judge([{ image: last, label: null, decides: false }]);
+    const last = given.at(-1);
+    if (last !== undefined) await judge([{ ...last, label: null }]);
   } else if (act.name === "all") {
     await judge(act.images.filter((image) => !answered.has(image)).map((image) => ({ image, label: act.label, decides: false })));
   }
@@ -104,11 +118,14 @@ async function perform(act) {
 
 async function judge(said) {
   if (!said.length) return;
-  const judgements = said.map((one) => ({ ...one, key: crypto.randomUUID(), guess_seen: seen.has(one.image) }));
-  flight = { who: who(), judgements };
+  moment++;
+  const judgements = said.map((one) => ({ ...one, key: key(), guess_seen: seen.has(one.image) }));
+  flight = { who: who(), question: view.question, judgements };
   keep();
   await land();
 }
+
+const key = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 async function land() {
   const { judgements } = flight;
@@ -117,6 +134,8 @@ async function land() {
     flight = null;
     keep();
     for (const one of judgements) {
+      given = given.filter((other) => other.image !== one.image || other.decides !== one.decides);
+      if (one.label !== null) given.push({ image: one.image, decides: one.decides });
       if (one.decides) continue;
       answered.delete(one.image);
       if (one.label !== null) {
@@ -291,18 +310,25 @@ function add() {
   if (current() === null) return;
   $("new-name").value = "";
   $("new-trouble").textContent = "";
+  naming = current();
   $("new-class").showModal();
 }
+
+let naming = null; // the image that a class is named for
 
 $("new-class").querySelector("form").addEventListener("submit", async (event) => {
   if (event.submitter?.value === "") return;
   event.preventDefault();
+  if (naming === null) return; // Enter came twice
+  const image = naming;
+  naming = null;
   try {
     const { label } = await sent("/api/classes", { who: who(), name: $("new-name").value });
     $("new-class").close();
     await look();
-    ask({ name: "label", label });
+    ask({ name: "label", label, image });
   } catch (error) {
+    naming = image;
     $("new-trouble").textContent = $("new-name").value.trim() ? error.message : "Type a name first.";
   }
 });
@@ -314,6 +340,7 @@ function picture(image) {
     const found = new Image();
     found.src = address(image);
     found.alt = `image ${image}`;
+    found.addEventListener("error", () => setTimeout(() => (found.src = address(image)), 1000));
     if (small()) found.className = "pixels";
     pictures.set(image, found);
     if (pictures.size > 60) pictures.delete(pictures.keys().next().value);
@@ -377,6 +404,7 @@ async function guess() {
   if (!view.can_guess || image === null) return;
   await guessed();
   seen.add(image);
+  keep();
   show();
 }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
@@ -44,6 +47,7 @@ class _One(_Strict):
 
 class _Said(_Strict):
     who: _Name
+    question: Annotated[str, Field(max_length=64)]
     judgements: Annotated[list[_One], Field(min_length=1, max_length=200)]
 
 
@@ -76,7 +80,7 @@ def application(desk: Desk) -> Starlette:
         return JSONResponse(desk.guesses())
 
     def judge(body: _Said) -> Any:
-        return desk.judge([Judgement(who=body.who, **one.model_dump()) for one in body.judgements])
+        return desk.judge([Judgement(who=body.who, **one.model_dump()) for one in body.judgements], body.question)
 
     def new_class(body: _NewClass) -> Any:
         return {"label": desk.add_class(body.name, body.who)}
@@ -182,6 +186,8 @@ def serve(
             timeout_graceful_shutdown=2,
         )
         ready(f"http://{shown}:{port}/?token={token}")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the desk is closed then too
         try:
             uvicorn.Server(settings).run(sockets=[listener])
         finally:

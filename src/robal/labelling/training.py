@@ -28,6 +28,7 @@ def tell(**what: Any) -> None:
 def main(arguments: list[str]) -> None:
     """Go on with a run, and tell."""
     keep_freed_memory()
+    sys.path.insert(0, str(Path.cwd()))  # module:name finds what lies in the current folder, as in `robal`
     folder, data = Path(arguments[0]), Path(arguments[1]) if len(arguments) > 1 else None
     try:
         with quiet(), heard_by(lambda what, done, total: tell(what=what, done=done, total=total)):

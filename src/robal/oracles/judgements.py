@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS new_classes (
 """
 _COLUMNS = "number, key, image, who, label, decides, guess_seen, at"
 LONGEST_NAME = 60
+_RESERVED = ("skip", "none", "none of these")  # as files and Label Studio call them
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,13 @@ class Judgements:
             InputError: for a name that is empty, too long, or has characters that are not to be seen.
         """
         name = " ".join(name.split())
-        if not name or len(name) > LONGEST_NAME or not name.isprintable():
-            raise InputError(f"the name of a class has 1 to {LONGEST_NAME} letters that can be seen; {name!r} came")
+        if not name or len(name) > LONGEST_NAME or not name.isprintable() or "/" in name or name[0] == ".":
+            raise InputError(
+                f"the name of a class has 1 to {LONGEST_NAME} letters that can be seen, no /, and no point first; "
+                f"{name!r} came"
+            )
+        if name.lower() in _RESERVED:
+            raise InputError(f"{name!r} is an answer of its own already, and no class")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._database() as database:
             new = [row[0] for row in database.execute("SELECT name FROM new_classes ORDER BY number")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -30,6 +31,7 @@ from robal.progress import say, track
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 NONE = "none of these"
+_FROM_HERE = "label-studio-"  # how the keys of such judgements begin
 _SMALLEST_SIDE = 256  # pixels; Label Studio blurs what it enlarges
 _LARGEST_SIDE = 1024
 _BATCH = 50  # tasks a request
@@ -89,7 +91,12 @@ class LabelStudio:
         project = _Project.of(self, where, pool.classes)
         project.send(pool, images, self.guesses)
         while True:
-            project.fetch(images, judgements, pool.classes)
+            try:
+                project.fetch(images, judgements, pool.classes)
+            except LabelStudioError as error:
+                if not self.every:
+                    raise
+                say(f"{error} It is asked again in {self.every:.0f} s")  # it may be restarted just now
             found = judgements.settled(images, self.answers)
             if not found.missing or not self.every:
                 break
@@ -141,13 +148,16 @@ class _Project:
         project = cls(oracle.url.rstrip("/"), token, known["run"])
         title = oracle.project or f"robal {where.resolve().name}"
         number = known.get("project") or project._find(title)
+        made = known.get("made", number is None)
         if number is None:
             body = {"title": title[:50], "label_config": _config(classes), "maximum_annotations": oracle.answers}
             number = project._call("/api/projects", body)["id"]
         about = project._call(f"/api/projects/{number}")
+        if made and not all(quoteattr(name) in about["label_config"] for name in classes):  # one was named since
+            about = project._call(f"/api/projects/{number}", {"label_config": _config(classes)}, method="PATCH")
         choices = _choices(about["label_config"], classes, f"{project.url}/projects/{number}")
         if "project" not in known:
-            write(record, json.dumps(known | {"project": number}) + "\n")
+            write(record, json.dumps(known | {"project": number, "made": made}) + "\n")
         return replace(project, number=int(number), choices=choices)
 
     def send(self, pool: Pool, images: Sequence[int], guesses: Mapping[int, tuple[int, float]]) -> None:
@@ -159,8 +169,9 @@ class _Project:
             files = {f"robal-{self.run}-{image}.png": _png(pool, image) for image in some}
             self._call(f"/api/projects/{self.number}/import", files=files)
         if guesses:
-            for image, task in self._tasks().items():
-                if image in guesses and image in images and not task["predictions"]:
+            tasks = self._tasks()
+            for image, task in [(one, task) for one in images if one in guesses for task in tasks.get(one, [])]:
+                if not task["predictions"]:
                     label, score = guesses[image]
                     self._call(
                         "/api/predictions",
@@ -175,25 +186,24 @@ class _Project:
     def fetch(self, images: Sequence[int], judgements: Judgements, classes: Sequence[str]) -> None:
         """Keep what people said since the last look; what they deleted is taken back."""
         people = {one["id"]: one["email"] or one["username"] for one in self._call("/api/users")}
-        tasks, wanted = self._tasks(), set(images)
-        found = []
-        for image, task in tasks.items():
-            for one in task["annotations"] if image in wanted else ():
-                label = self._label(one, judgements, classes)
-                if label is not None:
-                    who = people.get(one["completed_by"], f"user {one['completed_by']}")
-                    key = f"label-studio-{one['id']}-{one['updated_at']}"
-                    found.append(Judgement(key, image, who, label, at=one["updated_at"]))
-        found.sort(key=lambda one: one.at)
-        judgements.record(found)
-        said = {(one.image, one.who) for one in found}
-        gone = [
-            Judgement(f"gone-{one.number}", one.image, one.who, None)
-            for stand in standing(judgements.about(images)).values()
-            for one in stand
-            if one.key.startswith("label-studio-") and (one.image, one.who) not in said
-        ]
-        judgements.record(gone)
+        tasks = self._tasks()
+        found: dict[tuple[int, str], Judgement] = {}  # the last word of each person
+        annotations = [(image, one) for image in images for task in tasks.get(image, []) for one in task["annotations"]]
+        for image, one in sorted(annotations, key=lambda pair: pair[1]["updated_at"]):
+            label = self._label(one, judgements, classes)
+            if label is not None:
+                who = people.get(one["completed_by"]) or f"user {one['completed_by']}"
+                key = f"{_FROM_HERE}{one['id']}-{uuid.uuid4().hex}"
+                found[image, who] = Judgement(key, image, who, label, at=one["updated_at"])
+        before = {
+            (one.image, one.who): one.label
+            for said in standing(judgements.about(images)).values()
+            for one in said
+            if one.key.startswith(_FROM_HERE) and not one.decides
+        }
+        gone = [Judgement(_FROM_HERE + uuid.uuid4().hex, *whose, None) for whose in before if whose not in found]
+        new = [one for whose, one in found.items() if before.get(whose) != one.label]
+        judgements.record([*gone, *new])
 
     def _label(self, annotation: Mapping[str, Any], judgements: Judgements, classes: Sequence[str]) -> int | None:
         """What an annotation says; None for one without a choice."""
@@ -213,14 +223,14 @@ class _Project:
         name, of = self.choices
         return {"from_name": name, "to_name": of, "type": "choices", "value": {"choices": [word]}}
 
-    def _tasks(self) -> dict[int, dict[str, Any]]:
-        """By image, this run's tasks."""
-        found = {}
+    def _tasks(self) -> dict[int, list[dict[str, Any]]]:
+        """By image, this run's tasks: one, or more where a kill and a restart came in the middle of an import."""
+        found: dict[int, list[dict[str, Any]]] = {}
         path = f"/api/projects/{self.number}/export?exportType=JSON&download_all_tasks=true"
         for task in self._call(path):
             name = re.search(rf"robal-{self.run}-(\d+)\.png$", task.get("file_upload") or "")
             if name:
-                found[int(name[1])] = task
+                found.setdefault(int(name[1]), []).append(task)
         return found
 
     def _find(self, title: str) -> int | None:
@@ -236,11 +246,20 @@ class _Project:
             page = f"{following.path}?{following.query}" if following.path else ""
         return None
 
-    def _call(self, path: str, body: Any = None, files: Mapping[str, bytes] | None = None) -> Any:
-        return _asked(self.url + path, {"Authorization": _authorization(self.url, self.token)}, body, files)
+    def _call(
+        self, path: str, body: Any = None, files: Mapping[str, bytes] | None = None, method: str | None = None
+    ) -> Any:
+        headers = {"Authorization": _authorization(self.url, self.token)}
+        return _asked(self.url + path, headers, body, files, method)
 
 
-def _asked(url: str, headers: Mapping[str, str], body: Any = None, files: Mapping[str, bytes] | None = None) -> Any:
+def _asked(
+    url: str,
+    headers: Mapping[str, str],
+    body: Any = None,
+    files: Mapping[str, bytes] | None = None,
+    method: str | None = None,
+) -> Any:
     """The JSON that comes back.
 
     Raises:
@@ -263,7 +282,9 @@ def _asked(url: str, headers: Mapping[str, str], body: Any = None, files: Mappin
     elif body is not None:
         data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, {**headers, **kind}), timeout=120) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data, {**headers, **kind}, method=method), timeout=120
+        ) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         said = error.read(300).decode("utf-8", "replace")
@@ -273,7 +294,7 @@ def _asked(url: str, headers: Mapping[str, str], body: Any = None, files: Mappin
             else ""
         )
         raise LabelStudioError(f"Label Studio refused {url} ({error.code}): {said}{hint}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise LabelStudioError(f"Label Studio does not answer at {url}: {error}; is it running there?") from None
 
 
