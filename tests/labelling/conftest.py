@@ -80,7 +80,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A page that must not complain: errors and messages on its console fail the test."""
     context = browser.new_context(viewport={"width": 1100, "height": 760})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     found = context.new_page()
     complaints: list[str] = []
     found.on("pageerror", lambda error: complaints.append(str(error)))

@@ -123,7 +123,7 @@ class Server:
 Starter = Callable[..., Server]
 
 
-def answered(page: Page, count: int, of: int, seconds: float = 15) -> None:
+def answered(page: Page, count: int, of: int, seconds: float = 60) -> None:
     """Wait until the page says so."""
     page.wait_for_function(
         "([count, of]) => document.getElementById('progress').textContent.includes(`${count} of ${of}`)",
