@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from pathlib import Path
@@ -49,7 +48,7 @@ def test_two_hundred_images_at_twenty_keys_a_second_with_all_that_happens(
         answered(page, first + 10, 200)
         waits.append(page.evaluate("waits.splice(0)"))
     assert min(len(some) for some in waits) >= 9
-    assert min(statistics.median(some) for some in waits) < (200 if "CI" in os.environ else 50)  # CI's cores are shared
+    assert min(statistics.median(some) for some in waits) < 50
     press(page, keys[30:50])
     answered(page, 50, 200)
     for _ in range(5):  # a wrong key, taken back
@@ -187,6 +186,24 @@ def test_people_disagree_and_one_decides(page: Page, start: Starter, tmp_path: P
     page.wait_for_selector("#rest:not([hidden])")
     assert RunFolder(folder).judgements.settled(images, 2).labels == dict.fromkeys(images, 3) | {images[0]: 4}
     assert RunFolder(folder).judgements.repeated(images) == 41
+
+
+def test_a_name_typed_while_the_page_still_loads_stays(page: Page, start: Starter, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    images = asking(folder, "start.labels=20")
+    server = start(folder)
+    page.route("**/page.js", lambda route: (time.sleep(1), route.continue_()))
+    page.goto(server.link)
+    page.fill("#who", "Ada")
+    page.press("#who", "Enter")
+    answered(page, 0, 20)
+    page.keyboard.press("Tab")
+    page.keyboard.press("3")
+    answered(page, 1, 20)
+    assert [(one.image, one.who) for one in RunFolder(folder).judgements.all()] == [(images[0], "Ada")]
+    page.reload()
+    answered(page, 1, 20)
+    assert page.input_value("#who") == "Ada"
 
 
 def test_it_trains_between_questions(page: Page, start: Starter, tmp_path: Path) -> None:

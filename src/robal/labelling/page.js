@@ -531,7 +531,8 @@ $("rest-undo").addEventListener("click", () => ask({ name: "undo" }));
 
 // ── begin ──
 
-$("who").value = localStorage.getItem("who") ?? "";
+if ($("who").value) localStorage.setItem("who", $("who").value.trim()); // typed while this was still on its way
+else $("who").value = localStorage.getItem("who") ?? "";
 $("who").addEventListener("change", () => {
   localStorage.setItem("who", $("who").value.trim());
   look();
