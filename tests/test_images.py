@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import InputError
-from robal.images import Images, InMemory, check_pixels, unit
+from robal.images import Images, InMemory, check_pixels, picture, unit
 
 GREY = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(4, 1, 1, 1)
 
@@ -69,3 +69,13 @@ def test_a_value_out_of_range_far_down_is_found() -> None:
     pixels[8999] = 1.25
     with pytest.raises(InputError, match=r"these reach from 0 to 1\.25"):
         check_pixels(pixels, "test images")
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB")])
+def test_a_picture_for_people_of_bytes_and_of_floats(channels: int, mode: str) -> None:
+    pixels = torch.randint(0, 256, (2, channels, 3, 5), dtype=torch.uint8)
+    for images in (InMemory(pixels), InMemory(unit(pixels))):
+        shown = picture(images, 1)
+        assert (shown.mode, shown.size) == (mode, (5, 3))
+        first = 1 if mode == "L" else 3
+        assert shown.tobytes() == pixels[1, :first].permute(1, 2, 0).numpy().tobytes()

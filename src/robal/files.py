@@ -1,8 +1,12 @@
-"""Files are written whole or not at all, and stay written: temp file, fsync, rename, fsync of the folder."""
+"""Files are written whole or not at all, and stay written: temp file, fsync, rename, fsync of the folder.
+
+Databases too: one transaction, all of it or nothing.
+"""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,3 +46,29 @@ def write(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all. Raises RunFolderError as `whole`."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def transaction(path: Path, alone: bool = False) -> Iterator[sqlite3.Connection]:
+    """One transaction in a SQLite file, made where it is not there; it waits up to ten seconds for others to finish.
+
+    Args:
+        path: the file.
+        alone: nobody else writes between what the block reads and what it writes.
+
+    Raises:
+        RunFolderError: when the disk is full, or the file is no database.
+    """
+    try:
+        database = sqlite3.connect(path, timeout=10)
+        try:
+            with database:
+                if alone:
+                    database.execute("BEGIN IMMEDIATE")
+                yield database
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise RunFolderError(
+            f"{path} could not be used: {error}. Free some space or mend the folder, then try again (`robal resume`)"
+        ) from error

@@ -13,7 +13,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import FolderInUse, RunFolderError
-from robal.files import write
+from robal.files import transaction, write
 from robal.oracles import Judgements
 
 _TABLES = """
@@ -158,17 +158,5 @@ class RunFolder:
             writer.writerow([order, index, label, classes[label] if label >= 0 else ""])
         write(self.round(number) / "query.csv", text.getvalue())
 
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        path = self.path / "state.sqlite"
-        try:
-            database = sqlite3.connect(path)
-            try:
-                with database:  # one transaction: all of it or nothing
-                    yield database
-            finally:
-                database.close()
-        except sqlite3.Error as error:
-            raise RunFolderError(
-                f"{path} could not be used: {error}. Free some space or mend the folder, then `robal resume`"
-            ) from error
+    def _database(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self.path / "state.sqlite")

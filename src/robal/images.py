@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robal.errors import InputError
@@ -114,6 +115,16 @@ def unit(pixels: Tensor) -> Tensor:
     tensor([0.0000, 0.2000, 1.0000])
     """
     return pixels.to(torch.float32).div_(255.0) if pixels.dtype == torch.uint8 else pixels
+
+
+def picture(images: Images, index: int) -> Image.Image:
+    """An image for people to look at, grey or RGB: of two channels the first, of more than three the first three.
+
+    >>> picture(InMemory(torch.tensor([[[[0.0, 1.0]]]])), 0).tobytes()
+    b'\\x00\\xff'
+    """
+    pixels = images.batch(torch.tensor([index]))[0].mul(255).round().to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray((pixels[:, :, :3] if pixels.shape[2] > 2 else pixels[:, :, 0]).numpy())
 
 
 def check_pixels(pixels: Tensor, what: str = "images") -> None:

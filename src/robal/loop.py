@@ -20,7 +20,7 @@ from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, s
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
-from robal.oracles import Hidden
+from robal.oracles import Hidden, InFolder, LabelStudio
 from robal.plan import Plan, device_of
 from robal.pool import Examples, Pool
 from robal.progress import track
@@ -136,9 +136,9 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     oracle: Any = plan.oracle
     if isinstance(oracle, Hidden):
         oracle = replace(oracle, labels=data.hidden)
-    elif hasattr(oracle, "inside"):
-        oracle = oracle.inside(place.path)
-    if getattr(oracle, "predictions", False) and state.round > 0:
+    elif isinstance(oracle, InFolder):
+        oracle = oracle.inside(place.path, state.round)
+    if isinstance(oracle, LabelStudio) and oracle.predictions and state.round > 0:
         oracle = replace(oracle, guesses=guesses_of(state, previous, question))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
     known = int((answers >= 0).sum()) - round(plan.validation.bought_share * len(answers))

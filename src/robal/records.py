@@ -23,7 +23,7 @@ from robal.data import Data
 from robal.errors import RunFolderError
 from robal.files import whole, write
 from robal.folder import RunFolder
-from robal.images import Images
+from robal.images import Images, picture
 from robal.plan import Plan, device_of
 from robal.plans import decode, encode, read_yaml, to_yaml
 
@@ -200,13 +200,10 @@ def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[
     rows = -(-len(shown) // columns)
     sheet = Image.new("RGB", (min(len(shown), columns) * (size[0] + gap), rows * (size[1] + gap + words)), "white")
     pen = ImageDraw.Draw(sheet)
-    for position, pixels in enumerate((images.batch(shown) * 255).round().to(torch.uint8)):
-        array = pixels.permute(1, 2, 0).numpy()
-        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]).resize(
-            size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
-        )
+    smoothing = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    for position, index in enumerate(shown.tolist()):
         left, top = position % columns * (size[0] + gap), position // columns * (size[1] + gap + words)
-        sheet.paste(picture, (left, top))
+        sheet.paste(picture(images, index).resize(size, smoothing), (left, top))
         pen.text((left, top + size[1]), titles[position][:10], fill="black")
     with whole(path) as temporary:
         sheet.save(temporary, "PNG")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,23 +29,20 @@ def servers(logs: Path) -> Iterator[Starter]:
         with log.open("w") as errors:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        begun.append(Server(process, "", log, folder))
         assert process.stdout is not None
-        line = process.stdout.readline()
+        ready, _, _ = select.select([process.stdout], [], [], 60)
+        line = process.stdout.readline() if ready else "no link after a minute: "
         found = re.search(r"http://\S+", line)
         assert found, f"{line}{log.read_text()}"
-        begun.append(Server(process, found[0], log, folder))
+        begun[-1].link = found[0]
         return begun[-1]
 
-    yield begin
-    for server in begun:
-        if server.process.poll() is None:
-            server.process.send_signal(signal.SIGINT)
-            try:
-                server.process.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-        if server.process.stdout is not None:
-            server.process.stdout.close()
+    try:
+        yield begin
+    finally:
+        for server in begun:
+            server.end()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,67 @@ def test_fifty_images_there_and_back_through_a_kill_and_a_restart(studio: Studio
     kept = RunFolder(folder).judgements.all()
     assert len(kept) == 50
     assert {one.who for one in kept} == {"ada@example.org"}
+
+
+@pytest.mark.slow
+def test_killed_while_images_are_sent(studio: Studio, tmp_path: Path) -> None:
+    """Every image has a task afterwards; where one has two, it is settled by either."""
+    folder = tmp_path / "killed"
+    again = goes_on(folder, studio, "start.labels=400")
+    with begins(again):  # makes the project, and is killed while it sends the first images
+        wait_for(lambda: (folder / "label-studio.json").exists())
+    project = json.loads((folder / "label-studio.json").read_text())["project"]
+    counts = [studio.ask(f"/api/projects/{project}")["task_number"]]
+    for _ in range(3):
+        before = counts[-1]
+        with begins(again):
+            wait_for(lambda before=before: studio.ask(f"/api/projects/{project}")["task_number"] > before)
+        counts.append(studio.ask(f"/api/projects/{project}")["task_number"])
+    assert counts[1] < 400  # it was killed in the middle
+    with pytest.raises(AwaitingLabels, match="400 of 400"):
+        again()
+    listed = studio.ask(f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true")
+    question = RunFolder(folder).question(0)
+    assert question is not None
+    by_image: dict[int, dict[str, Any]] = {}
+    for task in listed:
+        by_image[int(task["file_upload"].rpartition("-")[2].removesuffix(".png"))] = task
+    assert sorted(by_image) == sorted(question[0].tolist())
+    for image in question[0].tolist()[:5]:
+        studio.annotate(by_image[image], "3")
+    with pytest.raises(AwaitingLabels, match="395 of 400"):
+        again()
+
+
+@contextmanager
+def begins(again: Callable[[], Any]) -> Iterator[None]:
+    """A process that goes on with the run while the block lasts, and is killed then."""
+    process = multiprocessing.get_context("fork").Process(target=again)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def wait_for(come: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if come():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing came in a minute")
+
+
+@pytest.mark.slow
+def test_a_personal_access_token(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind that new installations have: exchanged for one that lasts minutes."""
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", studio.ask("/api/token/", {})["token"])
+    with pytest.raises(AwaitingLabels, match="50 of 50"):
+        goes_on(tmp_path / "personal", studio)()
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a.b.c")
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
+        goes_on(tmp_path / "other", studio)()
 
 
 @pytest.mark.slow

@@ -65,10 +65,11 @@ def test_the_link_gives_a_cookie_that_scripts_cannot_read(shared: Server) -> Non
 def test_what_is_not_for_everybody(shared: Server, path: str, headers: dict[str, str], status: int) -> None:
     version = shared.ask("/api/view")[1]["version"]
     filled = {name: value.format(port=shared.port) for name, value in headers.items()}
+    before = len(shared.log.read_text())
     found, body = shared.ask(path.format(version=version), headers=filled)
     assert found == status
     assert "root:" not in str(body)
-    assert "refused GET" in shared.log.read_text()
+    assert "refused GET" in shared.log.read_text()[before:]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,20 @@ def test_beyond_this_machine_only_when_it_is_said(
         main(["label", str(run[0]), "--host", "0.0.0.0", "--no-browser"])
     assert ended.value.code == 2
     assert "--exposed" in capsys.readouterr().err
+
+
+def test_others_on_the_network_are_let_in_where_it_is_said(run: tuple[Path, list[int]], start: Starter) -> None:
+    server = start(run[0], "--host", "0.0.0.0", "--exposed")
+    name = socket.gethostname()
+    assert server.link.startswith(f"http://{name}:{server.port}/?token=")
+    mine = {"Host": f"{name}:{server.port}", "Origin": f"http://{name}:{server.port}"}
+    assert server.ask("/api/view", headers=mine)[0] == 200
+    server.question = server.ask("/api/view")[1]["question"]
+    said = {"who": "Ada", "question": server.question, "judgements": [{"key": "a" * 9, "image": run[1][0], "label": 3}]}
+    assert server.ask("/api/judgements", said, mine)[0] == 200
+    assert server.ask("/api/judgements", said, mine | {"Origin": "http://evil.example"})[0] == 403
+    assert server.ask("/api/view", headers={"Host": f"evil.example:{server.port}"})[0] == 421
+    assert server.ask("/api/view", headers=mine | {"Cookie": ""})[0] == 403
 
 
 def test_what_cannot_be_labelled_is_said(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import sqlite3
 from pathlib import Path
 
@@ -74,10 +75,27 @@ def test_new_classes_follow_the_known_ones(said: Judgements) -> None:
             said.add_class(known, name, 1, "Ada")
 
 
+def test_what_each_person_says_now(said: Judgements) -> None:
+    said.record([one(3, "Ada", 1), one(3, "Ada", 2, decides=True), one(4, "Bert", 5), one(4, "Ada", 6)])
+    said.record([one(4, "Bert", None), one(4, "Ada", 7)])
+    assert {whose: kept.label for whose, kept in said.votes([3, 4]).items()} == {(3, "Ada"): 1, (4, "Ada"): 7}
+
+
+def test_a_settlement_follows_judgement_by_judgement(said: Judgements) -> None:
+    images, draw = list(range(6)), random.Random(0)
+    kept = said.settled(images, 2)
+    for _ in range(120):
+        touched = draw.sample(images, draw.randrange(1, 3))
+        label = draw.choice([None, 1, 2, SKIPPED])
+        said.record([one(image, draw.choice(["Ada", "Bert", "Carl"]), label, draw.random() < 0.1) for image in touched])
+        kept, whole = kept.changed(touched, said.settled(touched, 2)), said.settled(images, 2)
+        assert (kept.labels, kept.missing, set(kept.disputed)) == (whole.labels, whole.missing, set(whole.disputed))
+
+
 def test_the_page_waits_until_all_is_settled(tmp_path: Path, said: Judgements) -> None:
     pool = Pool.unlabelled(InMemory(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)), ("cat", "dog"))
     asked = torch.tensor([4, 2])
-    oracle = Page(answers=2).inside(tmp_path)
+    oracle = Page(answers=2).inside(tmp_path, 0)
     said.record([one(4, "Ada", 1), one(2, "Ada", 0), one(2, "Bert", 1)])
     with pytest.raises(
         AwaitingLabels, match=r"1 of 2 images wait for a label, 1 for a decision: `robal label .*resume"

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from robal.data import Data
 from robal.errors import FolderInUse, InputError
 from robal.evaluation import predict
 from robal.folder import RunFolder
+from robal.images import picture
 from robal.loop import State, load
-from robal.oracles import Judgement, LabelStudio, Page, Settlement, standing
+from robal.oracles import Judgement, People, Settlement, standing
 from robal.plan import Plan
 from robal.pool import NONE_OF_THESE, SKIPPED
 from robal.records import begun, check_same_run, plan_of, same_numerics
@@ -63,12 +63,14 @@ class Desk:
     _child: subprocess.Popen[str] | None = None
     _state: State | None = None
     _previous: Trained | None = None
+    _question: str = ""  # unlike any other run's, and any other round's
+    _settlement: Settlement = field(default_factory=lambda: Settlement({}, (), {}))
     _guesses: dict[int, int] | None = None
     _closed: bool = False
 
     def __post_init__(self) -> None:
         self._plan: Plan = plan_of(self.folder, self.data)
-        if not isinstance(self._plan.oracle, Page | LabelStudio):
+        if not isinstance(self._plan.oracle, People):
             raise InputError(
                 f"{self.folder} takes its labels from {type(self._plan.oracle).__name__}; a run that people label on "
                 "the page is begun with oracle=Page"
@@ -112,6 +114,11 @@ class Desk:
         check_same_run(place, self._plan, self._source)
         self._state, self._previous = load(self._plan, self._source, place)
         self._guesses = None
+        begun_at = begun(place)["started"]
+        about = f"{self.folder.resolve()} {begun_at} {self._state.round}"
+        self._question = hashlib.sha256(about.encode()).hexdigest()[:16]
+        if self._state.question is not None:
+            self._settlement = self._said.settled(self._state.question.tolist(), self._answers)
 
     def go_on(self) -> None:
         """Train with the answers; without `watch` that is for `robal resume`."""
@@ -121,8 +128,7 @@ class Desk:
                 return
             if self._phase["name"] != "asking" or not self.watch:
                 raise InputError("there is nothing to train with now")
-            found = self._settlement()
-            if found.missing or found.disputed:
+            if self._settlement.missing or self._settlement.disputed:
                 raise InputError("not every image has its label yet")
             self._train()
 
@@ -218,20 +224,18 @@ class Desk:
                 return found
             asked = self._asked()
             said = self._said.about(list(asked))
-            settlement = self._settlement()
             last = {(one.image, one.decides): one for one in said if one.who == who}
             ordered = sorted((one for one in last.values() if one.label is not None), key=lambda one: one.number)
             by_image = standing(said)
             return found | {
                 "round": state.round,
-                "question": self._question(),
+                "question": self._question,
                 "images": self._in_order(list(asked), who, said),
                 "mine": [[one.image, one.label, one.decides] for one in ordered],
-                "settled": len(settlement.labels),
-                "missing": list(settlement.missing),
+                "missing": list(self._settlement.missing),
                 "disputed": [
                     {"image": image, "votes": [[one.who, one.label] for one in by_image[image]]}
-                    for image in settlement.disputed
+                    for image in self._settlement.disputed
                 ],
                 "examples": self._examples(),
                 "version": self.version,
@@ -248,7 +252,7 @@ class Desk:
         """
         with self._lock:
             asked, classes = self._asked(), len(self._classes())
-            if question != self._question():
+            if question != self._question:
                 raise NotPending("this was said of another question")
             for one in judgements:
                 if one.image not in asked:
@@ -256,8 +260,9 @@ class Desk:
                 if one.label is not None and not (one.label in (SKIPPED, NONE_OF_THESE) or 0 <= one.label < classes):
                     raise InputError(f"{one.label} is no label: there are {classes} classes")
             self._said.record(judgements)
-            settlement = self._settlement()
-            return {"settled": len(settlement.labels), "missing": list(settlement.missing)}
+            images = list(dict.fromkeys(one.image for one in judgements))
+            self._settlement = self._settlement.changed(images, self._said.settled(images, self._answers))
+            return {"missing": list(self._settlement.missing)}
 
     def add_class(self, name: str, who: str) -> int:
         """The label of a class that somebody names; a class that is known already keeps its own."""
@@ -289,18 +294,11 @@ class Desk:
         """
         if not 0 <= index < len(self._source.images):
             raise InputError(f"there is no image {index}")
-        pixels = self._source.images.at_rest(torch.tensor([index]))[0].permute(1, 2, 0).numpy()
-        picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3])
-        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        shown = picture(self._source.images, index)
+        shown.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
+        shown.save(file, "PNG", compress_level=1)
         return file.getvalue()
-
-    def _question(self) -> str:
-        """Unlike any other run's, and any other round's."""
-        assert self._state is not None
-        begun_at = begun(self._place)["started"]
-        return hashlib.sha256(f"{self.folder.resolve()} {begun_at} {self._state.round}".encode()).hexdigest()[:16]
 
     def _in_order(self, images: list[int], who: str, said: Sequence[Judgement]) -> list[int]:
         """As one person is shown them: where one answer will do, a second one begins at the end, others elsewhere."""
@@ -322,14 +320,11 @@ class Desk:
     def _classes(self) -> list[str]:
         return [*self._source.classes, *self._said.new_classes()]
 
-    def _settlement(self) -> Settlement:
-        return self._said.settled(list(self._asked()), self._answers)
-
     def _examples(self) -> dict[int, list[int]]:
         """Some images of each class whose label is known, from earlier rounds first."""
         assert self._state is not None
         labels = self._state.pool.labels
-        known = {image: int(labels[image]) for image in self._state.pool.labelled.tolist()} | self._settlement().labels
+        known = {image: int(labels[image]) for image in self._state.pool.labelled.tolist()} | self._settlement.labels
         found: dict[int, list[int]] = {}
         for image, label in known.items():
             if label >= 0 and len(found.setdefault(label, [])) < _EXAMPLES:

@@ -9,16 +9,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
 from robal.data import Data
 from robal.datasets.files import SUFFIXES
 from robal.errors import InputError, RunFolderError
 from robal.files import whole, write
 from robal.folder import RunFolder
+from robal.images import picture
 from robal.loop import load
-from robal.oracles import Judgement, LabelStudio, Page, standing
+from robal.oracles import Judgement, Page, People, standing
 from robal.oracles.csv_file import parse_label, read_rows
 from robal.plan import Plan
 from robal.pool import NONE_OF_THESE, SKIPPED
@@ -70,15 +68,11 @@ def taken_in(folder: Path, source: Path, who: str, data: Path | None = None) -> 
         classes = (*images.classes, *place.judgements.new_classes())
         given = _from_folders(source, classes) if source.is_dir() else _from_csv(source, classes)
         asked = set(state.question.tolist())
-        before = {
-            (one.image, one.who): one.label
-            for said in standing(place.judgements.about(list(asked))).values()
-            for one in said
-        }
+        before = place.judgements.votes(list(asked))
         new = [
             Judgement(uuid.uuid4().hex, image, who, label)
             for image, label in given.items()
-            if image in asked and before.get((image, who)) != label
+            if image in asked and ((image, who) not in before or before[image, who].label != label)
         ]
         place.judgements.record(new)
     aside = sum(image not in asked for image in given)
@@ -94,7 +88,7 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
     """A row for each image that was asked about, in order."""
     names = (*data.classes, *place.judgements.new_classes())
     rows: list[dict[str, Any]] = []
-    wanted = plan.oracle.answers if isinstance(plan.oracle, Page | LabelStudio) else 1
+    wanted = plan.oracle.answers if isinstance(plan.oracle, People) else 1
     number = 0
     while (asked := place.question(number)) is not None:
         images = asked[0].tolist()
@@ -154,9 +148,8 @@ def _as_folders(rows: list[dict[str, Any]], data: Data, out: Path) -> None:
         name = row["label"].replace("/", "_").lstrip(".") or "_"
         place = out / name if row["label"] else out
         place.mkdir(parents=True, exist_ok=True)
-        pixels = data.images.at_rest(torch.tensor([row["index"]]))[0].permute(1, 2, 0).numpy()
         with whole(place / f"{row['index']}.png") as temporary:
-            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]).save(temporary, "PNG")
+            picture(data.images, row["index"]).save(temporary, "PNG")
 
 
 def _from_csv(path: Path, classes: tuple[str, ...]) -> dict[int, int]:

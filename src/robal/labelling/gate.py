@@ -62,7 +62,7 @@ class Gate:
         return f"robal-{self.port}"
 
     def is_ours(self, host: str) -> bool:
-        """Whether a Host header, or what follows "http://" in an Origin, names this server."""
+        """Whether a Host header names this server."""
         if self.port == 80 and not host.endswith(":80"):
             host += ":80"  # which browsers leave out
         name, _, port = host.rpartition(":")

@@ -442,6 +442,7 @@ function tiles() {
     });
     return button;
   });
+  keep();
   $("tiles").replaceChildren(...buttons);
   $("grid").dataset.label = label;
   title();

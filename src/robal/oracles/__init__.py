@@ -4,10 +4,23 @@ from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements, Settlement, standing
 from robal.oracles.label_studio import LabelStudio
-from robal.oracles.oracle import Oracle
+from robal.oracles.oracle import InFolder, Oracle
 from robal.oracles.page import Page
+from robal.oracles.people import People
 
-__all__ = ["CSVFile", "Hidden", "Judgement", "Judgements", "LabelStudio", "Oracle", "Page", "Settlement", "standing"]
+__all__ = [
+    "CSVFile",
+    "Hidden",
+    "InFolder",
+    "Judgement",
+    "Judgements",
+    "LabelStudio",
+    "Oracle",
+    "Page",
+    "People",
+    "Settlement",
+    "standing",
+]
 
 ALIASES = {
     "hidden": "Hidden",

@@ -34,8 +34,8 @@ class CSVFile:
 
     path: str = ""
 
-    def inside(self, folder: Path) -> CSVFile:
-        """The oracle of the run in this folder."""
+    def inside(self, folder: Path, number: int) -> CSVFile:
+        """The oracle of the run in this folder, in any of its rounds."""
         return replace(self, path=str(folder / (self.path or "labels.csv")))
 
     def __call__(self, pool: Pool, indices: Tensor, seed: int) -> Tensor:

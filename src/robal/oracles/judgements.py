@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from robal.errors import InputError, RunFolderError
+from robal.files import transaction
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS judgements (
@@ -66,6 +67,14 @@ class Settlement:
     disputed: tuple[int, ...]
     missing: dict[int, int]
 
+    def changed(self, images: Iterable[int], now: Settlement) -> Settlement:
+        """The same, but for `images`, which stand as in `now`."""
+        touched = set(images)
+        labels = {image: label for image, label in self.labels.items() if image not in touched}
+        disputed = [image for image in self.disputed if image not in touched]
+        missing = {image: more for image, more in self.missing.items() if image not in touched}
+        return Settlement(labels | now.labels, (*disputed, *now.disputed), missing | now.missing)
+
 
 @dataclass(frozen=True)
 class Judgements:
@@ -79,7 +88,7 @@ class Judgements:
 
     def prepare(self) -> None:
         """Make the tables where they are not there."""
-        with self._database() as database:
+        with transaction(self.path) as database:
             for statement in _TABLES.split(";"):
                 database.execute(statement)
 
@@ -102,7 +111,7 @@ class Judgements:
         """Keep judgements, all of them or none; those whose key is there already are left as they are."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         rows = [(one.key, one.image, one.who, one.label, one.decides, one.guess_seen, one.at or now) for one in said]
-        with self._database() as database:
+        with transaction(self.path) as database:
             database.executemany(
                 "INSERT OR IGNORE INTO judgements (key, image, who, label, decides, guess_seen, at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -111,23 +120,18 @@ class Judgements:
 
     def all(self) -> list[Judgement]:
         """Everything that was said, in the order in which it came."""
-        with self._database() as database:
+        with transaction(self.path) as database:
             rows = database.execute(f"SELECT {_COLUMNS} FROM judgements ORDER BY number").fetchall()
         return [_judgement(row) for row in rows]
 
     def about(self, images: Sequence[int]) -> list[Judgement]:
         """What was said of some images, in the order in which it came."""
-        with self._database() as database:
+        with transaction(self.path) as database:
             rows = database.execute(
                 f"SELECT {_COLUMNS} FROM judgements WHERE image IN (SELECT value FROM json_each(?)) ORDER BY number",
                 (json.dumps(list(images)),),
             ).fetchall()
         return [_judgement(row) for row in rows]
-
-    def round(self) -> int:
-        """The last round that asked anything."""
-        with self._database() as database:
-            return int(database.execute("SELECT COALESCE(MAX(round), 0) FROM questions").fetchone()[0])
 
     def add_class(self, known: Sequence[str], name: str, number: int, who: str) -> int:
         """Record a new class, named in round `number`, beside the `known` ones: the data's, or those and earlier ones.
@@ -147,7 +151,7 @@ class Judgements:
         if name.lower() in _RESERVED:
             raise InputError(f"{name!r} is an answer of its own already, and no class")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with self._database() as database:
+        with transaction(self.path, alone=True) as database:
             new = [row[0] for row in database.execute("SELECT name FROM new_classes ORDER BY number")]
             names = [*known, *(one for one in new if one not in known)]
             lower = [one.lower() for one in names]
@@ -158,11 +162,16 @@ class Judgements:
 
     def new_classes(self, number: int | None = None) -> tuple[str, ...]:
         """The classes that people added, in order; those of rounds up to `number` where it is given."""
-        with self._database() as database:
+        with transaction(self.path) as database:
             rows = database.execute(
                 "SELECT name FROM new_classes WHERE ? IS NULL OR round <= ? ORDER BY number", (number, number)
             ).fetchall()
         return tuple(name for (name,) in rows)
+
+    def votes(self, images: Sequence[int]) -> dict[tuple[int, str], Judgement]:
+        """By image and person, the last word of each person on each of `images`, decisions left out."""
+        stand = standing(self.about(images))
+        return {(one.image, one.who): one for said in stand.values() for one in said if not one.decides}
 
     def settled(self, images: Sequence[int], answers: int) -> Settlement:
         """What follows from the judgements when `answers` people are asked about each of `images`.
@@ -175,14 +184,14 @@ class Judgements:
         for image in images:
             said = by_image.get(image, [])
             decisions = [one for one in said if one.decides]
-            votes = Counter(one.label for one in said if one.label is not None and not one.decides)
+            votes = Counter(label for one in said if not one.decides and (label := one.label) is not None)
             if decisions and decisions[-1].label is not None:
                 labels[image] = decisions[-1].label
             elif votes.total() < answers:
                 missing[image] = answers - votes.total()
             else:
                 (first, most), *others = votes.most_common(2)
-                if first is None or (others and others[0][1] == most):
+                if others and others[0][1] == most:
                     disputed.append(image)
                 else:
                     labels[image] = first
@@ -191,19 +200,6 @@ class Judgements:
     def repeated(self, images: Sequence[int]) -> int:
         """How many labels people gave to `images` beyond the first of each: they cost as much as others."""
         return sum(len(said) - 1 for said in standing(self.about(images)).values())
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        try:
-            database = sqlite3.connect(self.path, timeout=10)
-            try:
-                with database:  # one transaction: all of it or nothing
-                    database.execute("BEGIN IMMEDIATE")
-                    yield database
-            finally:
-                database.close()
-        except sqlite3.Error as error:
-            raise RunFolderError(f"{self.path} could not be used: {error}. Free some space, then try again") from error
 
 
 def _judgement(row: tuple[Any, ...]) -> Judgement:

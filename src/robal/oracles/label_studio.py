@@ -25,7 +25,9 @@ from torch import Tensor
 
 from robal.errors import AwaitingLabels, InputError, LabelStudioError
 from robal.files import write
-from robal.oracles.judgements import Judgement, Judgements, standing
+from robal.images import picture
+from robal.oracles.judgements import Judgement, Judgements
+from robal.oracles.people import People
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
 from robal.progress import say, track
 
@@ -38,8 +40,8 @@ _BATCH = 50  # tasks a request
 _KEYS = "1234567890"
 
 
-@dataclass(frozen=True)
-class LabelStudio:
+@dataclass(frozen=True, kw_only=True)
+class LabelStudio(People):
     """Answers with what people annotate in a project of Label Studio.
 
     The project is made, with a choice of class for each image, where there is none of its name. An existing one needs
@@ -50,12 +52,12 @@ class LabelStudio:
     Args:
         url: where Label Studio is.
         project: its title, or its number in the address of its page; "": "robal" and the run's name.
-        answers: how many people annotate each image, as in `Page`. Decide on disagreements by `robal label`.
         every: seconds between two looks, so that the run waits; 0: it looks once and stops.
         predictions: send what the model says, with the probability as its score. It is shown pre-selected there, which
             biases people.
-        place: the run folder, filled in by the run; not a part of the plan.
         guesses: by image, the model's class and its probability, filled in by the run where `predictions` wants them.
+
+    Further fields are those of `People`; on what people disagree is decided by `robal label`.
 
     Raises:
         AwaitingLabels: as long as annotations are missing and `every` is 0.
@@ -65,34 +67,26 @@ class LabelStudio:
 
     url: str = "http://127.0.0.1:8080"
     project: str = ""
-    answers: int = 1
     every: float = 0.0
     predictions: bool = False
-    place: str = ""
     guesses: Mapping[int, tuple[int, float]] = field(default_factory=dict)
 
-    PRIVATE = ("place", "guesses")
+    PRIVATE = (*People.PRIVATE, "guesses")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.match(r"https?://[^/]", self.url):
             raise InputError(f"url is where Label Studio is, as in http://127.0.0.1:8080; {self.url!r} came")
-        if self.answers < 1:
-            raise InputError(f"answers is how many people annotate each image, 1 or more; {self.answers} came")
         if not 0 <= self.every < float("inf"):
             raise InputError(f"every is the seconds between two looks, 0 or more; {self.every} came")
 
-    def inside(self, folder: Path) -> LabelStudio:
-        """The oracle of the run in this folder."""
-        return replace(self, place=str(folder))
-
     def __call__(self, pool: Pool, indices: Tensor, seed: int) -> Tensor:
-        where, images = Path(self.place), indices.tolist()
-        judgements = Judgements(where / "state.sqlite")
-        project = _Project.of(self, where, pool.classes)
+        images, judgements = indices.tolist(), self.said
+        project = _Project.found_or_made(self, pool.classes)
         project.send(pool, images, self.guesses)
         while True:
             try:
-                project.fetch(images, judgements, pool.classes)
+                project.fetch(images, judgements, pool.classes, self.round)
             except LabelStudioError as error:
                 if not self.every:
                     raise
@@ -110,7 +104,7 @@ class LabelStudio:
         if found.disputed:
             raise AwaitingLabels(
                 f"people disagree on {len(found.disputed)} of {len(images)} images: decide on the page that "
-                f"`robal label {where}` opens, then `robal resume`"
+                f"`robal label {self.place}` opens, then `robal resume`"
             )
         return torch.tensor([found.labels[image] for image in images], dtype=torch.int64)
 
@@ -138,11 +132,12 @@ class _Project:
         return f"{self.url}/projects/{self.number}"
 
     @classmethod
-    def of(cls, oracle: LabelStudio, where: Path, classes: Sequence[str]) -> _Project:
+    def found_or_made(cls, oracle: LabelStudio, classes: Sequence[str]) -> _Project:
         """The run's project: the one it began with, else the one that is called so, else a new one."""
         token = os.environ.get(TOKEN, "").strip()
         if not token:
             raise InputError(f"Label Studio needs a token: export {TOKEN}=…, from its page Account & Settings")
+        where = Path(oracle.place)
         record = where / "label-studio.json"
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"run": uuid.uuid4().hex[:12]}
         project = cls(oracle.url.rstrip("/"), token, known["run"])
@@ -183,29 +178,27 @@ class _Project:
                         },
                     )
 
-    def fetch(self, images: Sequence[int], judgements: Judgements, classes: Sequence[str]) -> None:
-        """Keep what people said since the last look; what they deleted is taken back."""
+    def fetch(self, images: Sequence[int], judgements: Judgements, classes: Sequence[str], number: int) -> None:
+        """Keep what people said since the last look; what they deleted is taken back. New classes get this round."""
         people = {one["id"]: one["email"] or one["username"] for one in self._call("/api/users")}
         tasks = self._tasks()
         found: dict[tuple[int, str], Judgement] = {}  # the last word of each person
         annotations = [(image, one) for image in images for task in tasks.get(image, []) for one in task["annotations"]]
         for image, one in sorted(annotations, key=lambda pair: pair[1]["updated_at"]):
-            label = self._label(one, judgements, classes)
+            label = self._label(one, judgements, classes, number)
             if label is not None:
                 who = people.get(one["completed_by"]) or f"user {one['completed_by']}"
                 key = f"{_FROM_HERE}{one['id']}-{uuid.uuid4().hex}"
                 found[image, who] = Judgement(key, image, who, label, at=one["updated_at"])
-        before = {
-            (one.image, one.who): one.label
-            for said in standing(judgements.about(images)).values()
-            for one in said
-            if one.key.startswith(_FROM_HERE) and not one.decides
-        }
+        votes = judgements.votes(images)
+        before = {whose: one.label for whose, one in votes.items() if one.key.startswith(_FROM_HERE)}
         gone = [Judgement(_FROM_HERE + uuid.uuid4().hex, *whose, None) for whose in before if whose not in found]
         new = [one for whose, one in found.items() if before.get(whose) != one.label]
         judgements.record([*gone, *new])
 
-    def _label(self, annotation: Mapping[str, Any], judgements: Judgements, classes: Sequence[str]) -> int | None:
+    def _label(
+        self, annotation: Mapping[str, Any], judgements: Judgements, classes: Sequence[str], number: int
+    ) -> int | None:
         """What an annotation says; None for one without a choice."""
         if annotation["was_cancelled"]:
             return SKIPPED
@@ -217,7 +210,7 @@ class _Project:
             return list(classes).index(chosen[0])
         if chosen[0] == NONE:
             return NONE_OF_THESE
-        return judgements.add_class(classes, chosen[0], judgements.round(), "Label Studio")
+        return judgements.add_class(classes, chosen[0], number, "Label Studio")
 
     def _choice(self, word: str) -> dict[str, Any]:
         name, of = self.choices
@@ -346,12 +339,11 @@ def _choices(config: str, classes: Sequence[str], page: str) -> tuple[str, str]:
 
 
 def _png(pool: Pool, image: int) -> bytes:
-    pixels = pool.images.at_rest(torch.tensor([image]))[0].permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3])
-    times = -(-_SMALLEST_SIDE // max(picture.size))
+    shown = picture(pool.images, image)
+    times = -(-_SMALLEST_SIDE // max(shown.size))
     if times > 1:
-        picture = picture.resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
-    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+        shown = shown.resize((times * shown.width, times * shown.height), Image.Resampling.NEAREST)
+    shown.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    shown.save(file, "PNG")
     return file.getvalue()
