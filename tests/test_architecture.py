@@ -29,6 +29,7 @@ GROUPS: list[tuple[str, ...]] = [
     ("report",),
     ("labelling",),
     ("presets",),
+    ("studies",),
     ("cli",),
 ]
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}

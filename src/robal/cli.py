@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -104,6 +105,70 @@ def resume_command(
 
     plan = plan_of(folder, data)
     _carry_out(plan, plan.data.load(), folder, json)
+
+
+@app.command(name="compare")
+def compare_command(
+    study: Path,
+    *,
+    out: Path | None = None,
+    workers: int | None = None,
+    scheduler: Literal["local", "ray"] = "local",
+    address: str = "",
+    data: Path | None = None,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Carry out a study: the runs of a grid side by side, and one report of all of them.
+
+    Called again, it goes on: finished runs are skipped, failed ones are tried again, and a study may grow.
+
+    For example:
+
+    - `robal compare study.yaml --plan` (what would run, how many labels, about how long)
+    - `robal compare study.yaml --workers 2 --out runs/study`
+    - `robal compare study.yaml --scheduler ray --address auto` (on a cluster of Ray that runs)
+
+    A study file names a plan, what is varied in it, and one comparison that is fixed beforehand:
+
+        preset: dre-mnist                       # may be left out
+        plan: {rounds: 8}                       # settings over it
+        grid: {acquisition: [Random, DRE], seed: 10}
+        primary: {axis: acquisition, compare: [DRE, Random], measure: AutoAttack, at: end}
+
+    Parameters
+    ----------
+    study
+        The study file, YAML.
+    out
+        The study's folder: a run folder for each run, and report/; else runs/ and the file's name.
+    workers
+        How many runs go side by side, a thread each; else a run for each processor.
+    scheduler
+        Where: in processes of this machine, or as tasks of Ray (pip install 'robal[ray]').
+    address
+        Of a cluster of Ray that runs; else one is started here.
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    plan
+        Say what would run, and run nothing.
+    """
+    from robal.plans import read_yaml
+    from robal.studies import Local, OnRay, Place, compare, forecast, read_text, stop_code, table_of, watch, with_data
+
+    said = with_data(read_yaml(read_text(study), str(study)), data)
+    folder = out or Path("runs") / study.stem
+    if plan:
+        Console().print(table_of(forecast(said, folder, workers or _processors())))
+        return
+    place = Place.begun(folder, said)
+    how = OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors())
+    try:
+        counts = watch(place, compare(place, how, (str(Path.cwd()),)))
+    except KeyboardInterrupt:
+        again = " ".join(["robal", *sys.argv[1:]])
+        print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(stop_code(counts))
 
 
 @app.command(name="label")
@@ -546,6 +611,10 @@ def _line(row: dict[str, Any]) -> str:
     for attack, value in row["robust_accuracy"].items():
         rates += f", {value:.1%} under {attack}"
     return f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'} ({row['seconds']:.0f} s)"
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def main(arguments: list[str] | None = None) -> None:

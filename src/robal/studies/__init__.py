@@ -1,0 +1,24 @@
+"""Studies: a grid of runs from one file, carried out side by side, and what can honestly be said of it."""
+
+from robal.studies.compare import Place, compare, with_data
+from robal.studies.forecast import forecast, table_of
+from robal.studies.schedule import Local, OnRay
+from robal.studies.study import Cell, Primary, Study, study_of
+from robal.studies.watch import read_text, stop_code, watch
+
+__all__ = [
+    "Cell",
+    "Local",
+    "OnRay",
+    "Place",
+    "Primary",
+    "Study",
+    "compare",
+    "forecast",
+    "read_text",
+    "stop_code",
+    "study_of",
+    "table_of",
+    "watch",
+    "with_data",
+]

@@ -1,0 +1,215 @@
+"""A study in its folder: what is done, what is left, and the doing of it. Killed at any moment, it goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from robal.errors import FolderInUse, PlanError, RobalError, RunFolderError
+from robal.files import write
+from robal.folder import RunFolder
+from robal.plans import read_yaml
+from robal.studies.schedule import Scheduler, carried_out
+from robal.studies.study import Cell, Study, study_of
+from robal.studies.work import FAILED, Job
+
+FILE = "study.yaml"
+Status = Literal["finished", "failed", "waits", "damaged", "begun", "new"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far one run is.
+
+    Args:
+        status: "failed" and "waits" (for people) are tried again, "damaged" is left alone.
+        rounds: how many are finished.
+        why: of what failed, waits or is damaged.
+    """
+
+    status: Status
+    rounds: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of a study: study.yaml, and a run folder for each cell.
+
+    Args:
+        path: the folder.
+        study: what study.yaml says.
+    """
+
+    path: Path
+    study: Study
+
+    @classmethod
+    def of(cls, path: Path) -> Place:
+        """The study in a folder.
+
+        Raises:
+            RunFolderError: for a folder without one.
+        """
+        if not (path / FILE).exists():
+            raise RunFolderError(f"{path} holds no study: there is no {FILE} in it")
+        text = (path / FILE).read_text(encoding="utf-8")
+        return cls(path, study_of(read_yaml(text, str(path / FILE)), str(path / FILE)))
+
+    @classmethod
+    def begun(cls, path: Path, said: Mapping[str, Any]) -> Place:
+        """The study that a mapping describes, begun in a folder, or gone on with; new runs may join an old study.
+
+        Raises:
+            RunFolderError: for a folder that holds another study, one with runs that are not in this one or another
+                primary comparison; what is fixed beforehand stays.
+        """
+        study = study_of(said)
+        if (path / FILE).exists():
+            old = cls.of(path).study
+            missing = {cell.identity for cell in old.cells} - {cell.identity for cell in study.cells}
+            if missing or old.primary != study.primary:
+                what = (
+                    f"{len(missing)} of its runs are not in this one"
+                    if missing
+                    else "its primary comparison is another"
+                )
+                raise RunFolderError(f"{path} holds another study ({what}); choose another folder with --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write(path / FILE, yaml.safe_dump(dict(said), sort_keys=False, allow_unicode=True, width=110))
+        return cls(path, study)
+
+    def folder(self, cell: Cell) -> Path:
+        """A cell's run folder."""
+        return self.path / cell.name
+
+    def standing(self, cell: Cell) -> Standing:
+        """How far a cell's run is."""
+        folder = self.folder(cell)
+        if not folder.exists():
+            return Standing("new")
+        try:
+            done = len(RunFolder(folder).history())
+        except RobalError as error:
+            return Standing("damaged", why=str(error))
+        if done > cell.plan.rounds:
+            return Standing("finished", done)
+        try:
+            failed = json.loads((folder / FAILED).read_text(encoding="utf-8"))
+            return Standing("waits" if failed["waits"] else "failed", done, str(failed["why"]))
+        except (OSError, ValueError, KeyError):
+            return Standing("begun" if done or (folder / "plan.yaml").exists() else "new", done)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else works at this study inside the block.
+
+        Raises:
+            FolderInUse: if somebody does.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUse(f"another process works at the study in {self.path}; wait for it") from None
+            yield
+
+
+def jobs_of(place: Place, threads: int = 1, path: tuple[str, ...] = ()) -> tuple[list[Job], Callable[[Job], list[Job]]]:
+    """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it."""
+    standings = {cell.name: place.standing(cell) for cell in place.study.cells}
+    left = [cell for cell in place.study.cells if standings[cell.name].status not in ("finished", "damaged")]
+    groups: dict[str, list[Cell]] = {}
+    for cell in left:
+        groups.setdefault(cell.start or cell.name, []).append(cell)
+    have = {cell.start: cell for cell in place.study.cells if standings[cell.name].rounds and cell.start}
+    now, later = [], dict[Path, list[Job]]()
+    for key, cells in groups.items():
+        source = have.get(key)
+        first = source or cells[0]
+        jobs = [
+            Job(cell.plan, place.folder(cell), None if cell is first else place.folder(first), False, threads, path)
+            for cell in cells
+        ]
+        if source is not None or len(cells) == 1:
+            now += [
+                replace(job, start=None) if standings[cell.name].rounds else job
+                for cell, job in zip(cells, jobs, strict=True)
+            ]
+        else:
+            now.append(replace(jobs[0], only_start=True))
+            later[jobs[0].folder] = jobs
+    return now, lambda job: later.get(job.folder, []) if job.only_start else []
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is while it is carried out.
+
+    Args:
+        standings: by cell name.
+        running: the cells at work.
+        ended: those that have ended since the last look, with what went wrong, or "".
+        seconds_left: None before anything can be said.
+    """
+
+    standings: Mapping[str, Standing]
+    running: tuple[Cell, ...]
+    ended: tuple[tuple[Cell, str], ...]
+    seconds_left: float | None
+
+
+def compare(place: Place, scheduler: Scheduler, path: tuple[str, ...] = ()) -> Iterator[Progress]:
+    """Carry out what is left of a study, failed runs too; how far it is, every half second.
+
+    Raises:
+        PlanError: for cells that their data cannot carry, before anything runs.
+        FolderInUse: if another process works at it.
+    """
+    with place.locked():
+        place.study.check()
+        cells = {place.folder(cell): cell for cell in place.study.cells}
+        standings = {cell.name: place.standing(cell) for cell in place.study.cells}
+        whole = sum(cell.plan.rounds + 1 for cell in place.study.cells if standings[cell.name].status != "damaged")
+        begun, before = time.monotonic(), sum(standing.rounds for standing in standings.values())
+        jobs, after = jobs_of(place, path=path)
+        for job in jobs:
+            (job.folder / FAILED).unlink(missing_ok=True)
+        try:
+            for ended in carried_out(jobs, after, scheduler):
+                for job, why in ended:
+                    if why and not (job.folder / FAILED).exists():  # nobody was left to write it down
+                        job.folder.mkdir(exist_ok=True)
+                        write(job.folder / FAILED, json.dumps({"why": why, "waits": False}) + "\n")
+                running = tuple(cells[job.folder] for job in scheduler.running)
+                for cell in [*running, *(cells[job.folder] for job, _ in ended)]:
+                    standings[cell.name] = place.standing(cell)
+                done = sum(standing.rounds for standing in standings.values())
+                spent = time.monotonic() - begun
+                left = spent * (whole - done) / (done - before) if done > before else None
+                told = tuple(
+                    (cells[job.folder], standings[cells[job.folder].name].why if why else "")
+                    for job, why in ended
+                    if why or not job.only_start
+                )
+                yield Progress(dict(standings), running, told, left)
+        finally:
+            scheduler.stop()
+
+
+def with_data(said: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
+    """The study whose data sets lie in a folder."""
+    if data is None:
+        return dict(said)
+    plan = said.get("plan") or {}
+    if not isinstance(plan, Mapping):
+        raise PlanError([f"plan must be a mapping (key: value), not {plan!r}"])
+    return {**said, "plan": {**plan, "data.folder": str(data.resolve())}}

@@ -1,0 +1,114 @@
+"""What a study would run, how many labels, and about how long; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from robal.attacks import FGSM
+from robal.data import Data
+from robal.evaluation import seconds_needed
+from robal.loop import initial
+from robal.plan import Plan
+from robal.report.words import duration
+from robal.studies.compare import FILE, Place, Standing
+from robal.studies.study import Cell, study_of
+from robal.training import Recipe
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one run would cost.
+
+    Args:
+        cell: the run.
+        standing: how far it is.
+        evaluations: gradient evaluations of all its trainings, and of its attacks on test images at most.
+        seconds: what is left of it, on one thread of this machine; choosing images is not counted.
+    """
+
+    cell: Cell
+    standing: Standing
+    evaluations: int
+    seconds: float
+
+
+def forecast(said: Mapping[str, Any], folder: Path, workers: int) -> tuple[list[Forecast], int]:
+    """A forecast of each run of the study that a mapping describes, beside what its folder holds already; the workers.
+
+    Raises:
+        PlanError: as `Study.check`.
+    """
+    study = study_of(said)
+    data = study.check()
+    place = Place.begun(folder, said) if (folder / FILE).exists() else Place(folder, study)
+    speeds: dict[tuple[str, str], float] = {}
+    found = []
+    for cell in study.cells:
+        plan, images = cell.plan, data[repr(cell.plan.data)]
+        alike = (repr(plan.network), repr(plan.data))
+        if alike not in speeds:
+            speeds[alike] = _seconds_each(plan, images)
+        standing = place.standing(cell)
+        by_round = [_evaluations(plan, number, images) for number in range(plan.rounds + 1)]
+        seconds = speeds[alike] * sum(by_round[standing.rounds :])
+        found.append(Forecast(cell, standing, sum(by_round), seconds))
+    return found, workers
+
+
+def _seconds_each(plan: Plan, data: Data) -> float:
+    """Of one gradient evaluation, with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = initial(plan, data).model
+        few = data.images.at_rest(torch.arange(min(100, len(data.images))))
+        labels = torch.zeros(len(few), dtype=torch.int64)
+        attack = FGSM()
+        times = [seconds_needed(model, few, labels, [attack])[attack.label] for _ in range(3)]
+        return min(times) / (len(few) * attack.passes)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _evaluations(plan: Plan, number: int, data: Data) -> int:
+    """Gradient evaluations of a round at most: training, and attacks on test images."""
+    recipe: Recipe = (plan.start if number == 0 else plan).recipe
+    bought = plan.start.labels + number * plan.per_round
+    training = recipe.budget or round(recipe.epochs * bought * recipe.objective.passes)
+    if data.test is None:
+        return training
+    attacks = [*plan.evaluation.each_round, *(plan.evaluation.at_end if number == plan.rounds else ())]
+    return training + min(plan.evaluation.images, len(data.test)) * sum(attack.passes for attack in attacks)
+
+
+def table_of(found: tuple[Sequence[Forecast], int]) -> Table:
+    """For the terminal: a line a run, and the sums."""
+    runs, workers = found
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), caption_justify="left")
+    for head in ("run", "status"):
+        table.add_column(head, overflow="fold")
+    for head in ("labels", "gradient evaluations", "about"):
+        table.add_column(head, justify="right")
+    for run in runs:
+        how, rounds = run.standing.status, f"round {run.standing.rounds} of {run.cell.plan.rounds}"
+        left = "–" if how in ("finished", "damaged") else duration(run.seconds)
+        shown = rounds if how == "begun" else how
+        table.add_row(run.cell.name, shown, f"{run.cell.plan.budget:,}", f"{run.evaluations:,}", left)
+    seconds = sum(run.seconds for run in runs if run.standing.status not in ("finished", "damaged"))
+    labels = sum(run.cell.plan.budget for run in runs)
+    shared = len(runs) - len({run.cell.start or run.cell.name for run in runs})
+    said = [
+        f"{len(runs)} runs, {labels:,} labels; {duration(seconds / workers)} at most with {workers} at once, if evenly"
+    ]
+    if shared:
+        said.append(f"{shared} of them take over the first round of another, which is the same")
+    table.caption = Text("\n".join(said))
+    return table

@@ -1,0 +1,275 @@
+"""A study file: a plan, what is varied in it, and the one comparison that was fixed beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from robal import presets
+from robal.acquisition import Random
+from robal.data import Data
+from robal.errors import InputError, PlanError, did_you_mean
+from robal.oracles import Hidden
+from robal.plan import Plan
+from robal.plans import merge, read_plan, read_yaml
+from robal.records import digest
+from robal.training import Recipe
+
+_KEYS = ("preset", "plan", "grid", "primary")
+_PLAN_KEYS = {"dataset", *Plan.__dataclass_fields__}
+MOST_CELLS = 2_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Args:
+        labels: by axis, what its value is called; the seed is an axis too.
+        plan: the run's.
+    """
+
+    labels: Mapping[str, str]
+    plan: Plan
+
+    @cached_property
+    def name(self) -> str:
+        """The run's folder: readable, and unlike that of any other plan."""
+        words = [f"s{label}" if axis == "seed" else label for axis, label in self.labels.items()]
+        readable = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(words)).strip("-.")[:80]
+        return f"{readable}-{self.identity[:8]}"
+
+    @cached_property
+    def identity(self) -> str:
+        """Of another plan, or another data set, another one."""
+        return _identity(self.plan)
+
+    @cached_property
+    def start(self) -> str:
+        """What the first round follows from: runs with the same one have the same round 0. "" where people answer."""
+        if not isinstance(self.plan.oracle, Hidden):
+            return ""
+        same = replace(self.plan, acquisition=Random(), recipe=Recipe(), per_round=1, rounds=min(self.plan.rounds, 1))
+        return _identity(same)
+
+    @property
+    def said(self) -> str:
+        """ "acquisition DRE, seed 0" """
+        return ", ".join(f"{axis} {label}" for axis, label in self.labels.items())
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The one comparison that is tested; all else explores. Fixed in the study file before anything runs.
+
+    Args:
+        axis: what is compared, as in `acquisition`.
+        compare: two labels of that axis: the first is expected to be better, but the test is two-sided.
+        measure: "accuracy", or an attack as the metrics call it, as in "AutoAttack".
+        at: "end", after the last round, or "area", under the curve over labels bought: the mean height.
+        where: labels of other axes that single out one comparison.
+    """
+
+    axis: str = "acquisition"
+    compare: tuple[str, str] = ("DRE", "Random")
+    measure: str = "AutoAttack"
+    at: Literal["end", "area"] = "end"
+    where: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says.
+
+    Args:
+        cells: every run, in the order of the file.
+        axes: by axis, the labels of its values.
+        primary: None where the study only explores.
+    """
+
+    cells: tuple[Cell, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    primary: Primary | None = None
+
+    def check(self) -> dict[str, Data]:
+        """Load each data set once, and refuse what a run would stop at.
+
+        Returns:
+            By data source, what was loaded.
+
+        Raises:
+            PlanError: naming the cells whose plan its data cannot carry.
+            DataError: for data that are missing.
+        """
+        loaded: dict[str, Data] = {}
+        mistakes: dict[str, list[Cell]] = {}
+        seen: dict[str, str | None] = {}
+        for cell in self.cells:
+            alike = _identity(replace(cell.plan, seed=0))
+            if alike not in seen:
+                source = repr(cell.plan.data)
+                if source not in loaded:
+                    loaded[source] = cell.plan.data.load()
+                try:
+                    cell.plan.check(loaded[source])
+                    seen[alike] = None
+                except InputError as error:
+                    seen[alike] = str(error)
+            if (mistake := seen[alike]) is not None:
+                mistakes.setdefault(mistake, []).append(cell)
+        _refuse(mistakes)
+        return loaded
+
+
+def _identity(plan: Plan) -> str:
+    """The plan's digits, in which the data set counts; where it lies does not."""
+    return hashlib.sha256(f"{digest(plan)} {Path(plan.data.name).name}".encode()).hexdigest()[:16]
+
+
+def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
+    """The study that a mapping describes, with the keys `preset`, `plan`, `grid` and `primary`.
+
+    Raises:
+        PlanError: with every mistake in it; one in a cell of the grid names the cell.
+    """
+    unknown = [f"{where}: {key}: unknown; {did_you_mean(str(key), _KEYS)}" for key in said if key not in _KEYS]
+    if unknown:
+        raise PlanError(unknown)
+    grid, common = said.get("grid"), said.get("plan") or {}
+    if not isinstance(grid, Mapping) or not grid:
+        raise PlanError([f"{where}: grid names what is varied, as in grid: {{acquisition: [Random, DRE], seed: 3}}"])
+    if not isinstance(common, Mapping):
+        raise PlanError([f"{where}: plan must be a mapping (key: value), not {common!r}"])
+    preset = said.get("preset")
+    base = merge(read_yaml(presets.text(str(preset)), str(preset)) if preset else {}, _nested(common))
+    axes = {str(axis): _values(str(axis), values, where) for axis, values in grid.items()}
+    axes = {axis: values for axis, values in axes.items() if axis != "seed"} | {"seed": axes.get("seed", {"0": {}})}
+    count = reduce(lambda many, values: many * len(values), axes.values(), 1)
+    if count > MOST_CELLS:
+        raise PlanError([f"{where}: its grid has {count:,} runs, and at most {MOST_CELLS:,} make sense"])
+    cells, mistakes = [], dict[str, list[Cell]]()
+    for chosen in product(*(values.items() for values in axes.values())):
+        labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
+        try:
+            cells.append(Cell(labels, read_plan(base=reduce(merge, (settings for _, settings in chosen), base))))
+        except PlanError as error:
+            for mistake in error.mistakes:
+                mistakes.setdefault(mistake, []).append(Cell(labels, Plan()))
+    _refuse(mistakes)
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.identity, cell)
+        if other is not cell:
+            raise PlanError(
+                [f"{where}: {other.said} and {cell.said} are the same run: what is varied makes no difference"]
+            )
+    names = {axis: tuple(values) for axis, values in axes.items()}
+    return Study(tuple(cells), names, _primary(said.get("primary"), names, where))
+
+
+def _refuse(mistakes: Mapping[str, list[Cell]]) -> None:
+    """One sentence a mistake: the first cell that has it, and how many more."""
+    if mistakes:
+        more = {
+            mistake: f" (and {len(cells) - 1} more)" if len(cells) > 1 else "" for mistake, cells in mistakes.items()
+        }
+        raise PlanError([f"{cells[0].said}{more[mistake]}: {mistake}" for mistake, cells in mistakes.items()])
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{"recipe.epochs": 5} as {"recipe": {"epochs": 5}}."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        part: Any = value
+        for word in reversed(str(key).split(".")):
+            part = {word: part}
+        found = merge(found, part)
+    return found
+
+
+def _values(axis: str, values: Any, where: str) -> dict[str, dict[str, Any]]:
+    """By label, the settings that a value of an axis stands for."""
+    is_setting = axis.split(".")[0] in _PLAN_KEYS
+    if axis == "seed" and isinstance(values, int) and not isinstance(values, bool):
+        values = list(range(values))
+    if isinstance(values, list):
+        if not is_setting:
+            raise PlanError(
+                [
+                    f"{where}: grid.{axis} is no setting of a plan ({did_you_mean(axis, _PLAN_KEYS)}); an axis of a "
+                    f"name of your own has labels with settings, as in {axis}: {{short: {{}}, long: {{rounds: 9}}}}"
+                ]
+            )
+        labelled = {_label(value, axis, where): value for value in values}
+        if len(labelled) < len(values):
+            raise PlanError([f"{where}: grid.{axis} has a value twice"])
+    elif isinstance(values, Mapping):
+        labelled = {str(label): value for label, value in values.items()}
+    else:
+        raise PlanError([f"{where}: grid.{axis} is a list of values, or gives them labels (label: value)"])
+    if not labelled:
+        raise PlanError([f"{where}: grid.{axis} has no value"])
+    if is_setting:
+        return {label: _nested({axis: value}) for label, value in labelled.items()}
+    odd = [label for label, value in labelled.items() if not isinstance(value, Mapping | None)]
+    if odd:
+        raise PlanError([f"{where}: grid.{axis}.{odd[0]} must be a mapping of settings (key: value)"])
+    return {label: _nested(value or {}) for label, value in labelled.items()}
+
+
+def _label(value: Any, axis: str, where: str) -> str:
+    """A value in a word.
+
+    >>> _label({"name": "DRE", "bins": 30}, "acquisition", "")
+    'DRE bins=30'
+    """
+    if isinstance(value, str | int | float):
+        return str(value).rpartition("/")[2] if axis in ("dataset", "data.name") else str(value)
+    if (
+        isinstance(value, Mapping)
+        and "name" in value
+        and not any(isinstance(part, dict | list) for part in value.values())
+    ):
+        return " ".join([str(value["name"]), *(f"{key}={part}" for key, part in value.items() if key != "name")])
+    raise PlanError([f"{where}: grid.{axis}: give {value!r} a label, as in {axis}: {{label: …}}"])
+
+
+def _primary(said: Any, axes: Mapping[str, tuple[str, ...]], where: str) -> Primary | None:
+    if said is None:
+        return None
+    example = "primary: {axis: acquisition, compare: [DRE, Random], measure: AutoAttack, at: end}"
+    if not isinstance(said, Mapping):
+        raise PlanError([f"{where}: primary is a mapping, as in {example}"])
+    unknown = [
+        f"{where}: primary.{key}: unknown; as in {example}" for key in said if key not in Primary.__dataclass_fields__
+    ]
+    if unknown:
+        raise PlanError(unknown)
+    found = Primary(**{**said, "compare": tuple(map(str, said.get("compare", Primary.compare)))})
+    found = replace(found, where={str(axis): str(label) for axis, label in (found.where or {}).items()})
+    mistakes = []
+    if found.at not in ("end", "area"):
+        mistakes.append(f"{where}: primary.at is end or area, not {found.at!r}")
+    if found.axis not in axes or found.axis == "seed":
+        mistakes.append(f"{where}: primary.axis: {found.axis!r} is no axis of the grid ({', '.join(axes)})")
+    elif len(found.compare) != 2 or found.compare[0] == found.compare[1]:
+        mistakes.append(f"{where}: primary.compare takes two labels of {found.axis}")
+    for axis, label in [*((found.axis, label) for label in found.compare), *(found.where or {}).items()]:
+        if axis in axes and label not in axes[axis]:
+            mistakes.append(f"{where}: primary: {label!r} is no value of {axis} ({', '.join(axes[axis])})")
+    fixed = {found.axis, "seed", *(found.where or {})}
+    several = [axis for axis, labels in axes.items() if axis not in fixed and len(labels) > 1]
+    if several:
+        mistakes.append(
+            f"{where}: primary is one comparison, and {', '.join(several)} has several values: say which, as in "
+            f"where: {{{several[0]}: {axes[several[0]][0]}}}"
+        )
+    if mistakes:
+        raise PlanError(mistakes)
+    return found

@@ -1,0 +1,114 @@
+"""One run of a study, in a process of its own; whatever ends it, called again it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+
+import torch
+
+from robal.data import Data
+from robal.errors import AwaitingLabels
+from robal.files import write
+from robal.folder import RunFolder
+from robal.loop import rounds
+from robal.memory import keep_freed_memory
+from robal.plan import Plan
+from robal.progress import quiet
+from robal.records import check_same_run, write_records
+
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done at once: a whole run, or round 0 of one, for all that share it.
+
+    Args:
+        plan: the run's.
+        folder: the run's.
+        start: where round 0 is taken from, unless it is there; None: it is computed.
+        only_start: stop after round 0.
+        threads: of torch.
+        path: where modules of the user's are looked for.
+    """
+
+    plan: Plan
+    folder: Path
+    start: Path | None = None
+    only_start: bool = False
+    threads: int = 1
+    path: Sequence[str] = ()
+
+
+def work(job: Job) -> None:
+    """Carry out a job, or what is left of it. What went wrong is in the folder's failed.json.
+
+    Raises:
+        Exception: whatever the run raises.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(job.threads)
+    sys.path[:0] = [one for one in job.path if one not in sys.path]
+    failed = job.folder / FAILED
+    try:
+        with quiet():
+            data = job.plan.data.load()
+            if job.start is not None:
+                take_over(job.start, job.folder, job.plan, data)
+            for state in rounds(job.plan, data, job.folder):
+                if job.only_start and state.round > 0:
+                    break
+        failed.unlink(missing_ok=True)
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):
+            job.folder.mkdir(parents=True, exist_ok=True)
+            waits = isinstance(error, AwaitingLabels)
+            said = {"why": f"{type(error).__name__}: {error}", "waits": waits, "trace": traceback.format_exc()}
+            write(failed, json.dumps(said, indent=1) + "\n")
+        raise
+
+
+def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
+    """Begin a run with round 0 of another one whose round 0 is the same; nothing where the run has one already."""
+    source = RunFolder(start)
+    with RunFolder(folder).locked() as place:
+        check_same_run(place, plan, data)
+        write_records(place, plan, data)
+        if place.history() or place.question(0) is not None:
+            return
+        asked, first = source.question(0), source.history()[0]
+        answers = None if asked is None else source.answers(0, asked[0])
+        assert asked is not None
+        assert answers is not None
+        for file in sorted(source.round(0).iterdir()):
+            if file.is_file() and file.suffix != ".part":
+                shutil.copy(file, place.round(0) / file.name)
+        place.save_question(0, *asked)
+        place.save_answers(0, asked[0], answers, "Hidden")
+        place.save_history([first | {"shared_with": start.name}])
+
+
+def at_work(job: Job) -> None:
+    """`work` in a process that ends with the one that began it."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lasts
+    try:
+        work(job)
+    except BaseException:  # it is written down
+        os._exit(1)
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
