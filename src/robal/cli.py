@@ -153,7 +153,19 @@ def compare_command(
         Say what would run, and run nothing.
     """
     from robal.plans import read_yaml
-    from robal.studies import Local, OnRay, Place, compare, forecast, read_text, stop_code, table_of, watch, with_data
+    from robal.studies import (
+        Local,
+        OnRay,
+        Place,
+        compare,
+        forecast,
+        read_text,
+        stop_code,
+        study_report,
+        table_of,
+        watch,
+        with_data,
+    )
 
     said = with_data(read_yaml(read_text(study), str(study)), data)
     folder = out or Path("runs") / study.stem
@@ -168,6 +180,7 @@ def compare_command(
         again = " ".join(["robal", *sys.argv[1:]])
         print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
+    print(f"Report: {study_report(folder)}")
     raise SystemExit(stop_code(counts))
 
 
@@ -295,18 +308,23 @@ def report_command(*folders: Path, out: Path | None = None) -> None:
 
     - `robal report runs/dre`
     - `robal report runs/dre runs/random --out comparison/`
+    - `robal report runs/study` (the folder of a study, see `robal compare`)
 
     Parameters
     ----------
     folders
-        Run folders; several are laid over each other.
+        Run folders; several are laid over each other. Or the folder of one study.
     out
         Where the page goes; else report/ in the first run folder.
     """
     from robal.report import report, table
+    from robal.studies import is_study, study_report
 
     if not folders:
         raise PlanError(["name at least one run folder: robal report runs/dre"])
+    if len(folders) == 1 and is_study(folders[0]):
+        print(f"Report: {study_report(folders[0], out)}")
+        return
     page = report(folders, out)
     console = Console()
     console.print(table(folders))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robal.acquisition import Random, choose, examples_of, needs_of
+from robal.bias import describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
@@ -122,6 +123,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         generator(plan.seed, "choose", state.round),
     )
     note["entropy"] = None if first else describe_query(candidates, question)
+    note["bias"] = None if first else describe_bias(candidates, question, data.hidden)
     note["seconds"] = time.perf_counter() - started
     sheet = place.round(state.round) / "question.png"
     contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()], most=2_000)
@@ -199,7 +201,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     }
     row["times"] = times | {"evaluate": row.pop("seconds")}
     row["seconds"] = sum(row["times"].values())
-    row["query"]["entropy"] = note["entropy"]
+    row["query"] |= {"entropy": note["entropy"], "bias": note.get("bias")}
     if len(classes) > len(data.classes):
         row["new_classes"] = list(classes[len(data.classes) :])
     trained.save(scratch / "model.safetensors")

@@ -154,6 +154,9 @@ def test_rows_describe_the_query(finished: Path, data: Data) -> None:
     assert sum(entropy["pool"]) == len(data.images) - 40
     assert sum(entropy["chosen"]) == first["query"]["images"] == 10
     assert len(entropy["edges"]) == len(entropy["pool"]) + 1
+    assert start["query"]["bias"] is None
+    assert list(first["query"]["bias"]) == ["entropy", "gini", "least confidence", "margin", "true class"]
+    assert all(0 < one["floor"] < 1 for one in first["query"]["bias"].values())
 
 
 # Whom it lets in

@@ -51,7 +51,8 @@ class Round:
 
     `kept` counts what the acquisition function added to the bought labels, by kind ("twin", "pseudo", "crafted");
     `pseudo_right` is the share of right ones among its pseudo-labels, where the truth is known. `taught` is of pool
-    training, None where there was none.
+    training, None where there was none. `bias`, by measure, is how unlike the pool the query was,
+    in bits, less what a random one of its size is anyway.
     """
 
     number: int
@@ -70,6 +71,7 @@ class Round:
     kept: Mapping[str, int] = field(default_factory=dict)
     pseudo_right: float | None = None
     taught: Taught | None = None
+    bias: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def attack(self) -> str | None:
@@ -230,7 +232,17 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         kept=_counts({key: value for key, value in mapping(row.get("kept")).items() if key != "pseudo_right"}),
         pseudo_right=_share(mapping(row.get("kept")).get("pseudo_right")),
         taught=_taught(mapping(row.get("pool"))),
+        bias=_bias(mapping(mapping(row.get("query")).get("bias"))),
     )
+
+
+def _bias(row: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, one in row.items():
+        above, floor = number(mapping(one).get("divergence")), number(mapping(one).get("floor"))
+        if above is not None and floor is not None:
+            found[name] = above - floor
+    return found
 
 
 def _taught(row: Mapping[str, Any]) -> Taught | None:
@@ -297,12 +309,13 @@ def _strip(folder: Path, number_of_round: int, notes: list[str]) -> bytes | None
     return None
 
 
-def read(folder: Path, name: str | None = None) -> RunRecord:
+def read(folder: Path, name: str | None = None, strips: bool = True) -> RunRecord:
     """Read what a run folder holds now, finished or not.
 
     Args:
         folder: where the run wrote its plan.yaml.
         name: what to call the run; the folder's own name by default.
+        strips: the pictures of what was asked too.
 
     Raises:
         RunFolderError: there is no plan.yaml, or it is not a YAML mapping. All else may be missing.
@@ -312,7 +325,7 @@ def read(folder: Path, name: str | None = None) -> RunRecord:
     notes: list[str] = []
     environment = _environment(folder, notes)
     rows = _rows(folder, notes)
-    rounds = tuple(_round(row, _strip(folder, int(row["round"]), notes)) for row in rows)
+    rounds = tuple(_round(row, _strip(folder, int(row["round"]), notes) if strips else None) for row in rows)
     classes = tuple(str(word) for word in sequence(mapping(environment.get("data")).get("classes")))
     classes += tuple(str(word) for row in rows[-1:] for word in sequence(row.get("new_classes")))
     longest = max((len(column) for row in rounds for column in row.per_class.values()), default=0)

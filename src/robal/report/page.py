@@ -98,14 +98,14 @@ def render(records: Sequence[RunRecord], drawn: Sequence[Mapping[str, Drawing]],
     return filled("page.html", runs=runs, curves=curves, several=several, attacks=attacks_of(records))
 
 
-def filled(template: str, **values: Any) -> str:
-    """A template of this package with its values and the style sheet; what comes from files is escaped."""
+def filled(template: str, package: str = "robal.report", **values: Any) -> str:
+    """A template of a package with its values and the style sheet; what comes from files is escaped."""
     ours = resources.files("robal.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = words.duration
     # "93.1 %" must not break before its unit
     environment.filters["whole"] = lambda text: text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
-    page = environment.from_string(ours.joinpath(template).read_text("utf-8"))
+    page = environment.from_string(resources.files(package).joinpath(template).read_text("utf-8"))
     return page.render(css=Markup(ours.joinpath("style.css").read_text("utf-8")), **values) + "\n"
 
 

@@ -1,7 +1,8 @@
 """Studies: a grid of runs from one file, carried out side by side, and what can honestly be said of it."""
 
-from robal.studies.compare import Place, compare, with_data
+from robal.studies.compare import Place, compare, is_study, with_data
 from robal.studies.forecast import forecast, table_of
+from robal.studies.page import study_report
 from robal.studies.schedule import Local, OnRay
 from robal.studies.study import Cell, Primary, Study, study_of
 from robal.studies.watch import read_text, stop_code, watch
@@ -15,9 +16,11 @@ __all__ = [
     "Study",
     "compare",
     "forecast",
+    "is_study",
     "read_text",
     "stop_code",
     "study_of",
+    "study_report",
     "table_of",
     "watch",
     "with_data",

@@ -123,6 +123,11 @@ class Place:
             yield
 
 
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study's."""
+    return (folder / FILE).exists()
+
+
 def jobs_of(place: Place, threads: int = 1, path: tuple[str, ...] = ()) -> tuple[list[Job], Callable[[Job], list[Job]]]:
     """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it."""
     standings = {cell.name: place.standing(cell) for cell in place.study.cells}

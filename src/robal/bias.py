@@ -1,0 +1,62 @@
+"""How unlike the pool a choice is: by how unsure the model is of the images, and by their classes.
+
+Guo et al., arXiv 2112.02542, section 6 and figure 3. Differs from the paper: the divergence that a random choice of the
+same size has anyway stands beside each, since of 200 images in 50 bins it is 0.04 bits already.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.distance import jensenshannon
+from torch import Tensor
+
+from robal.candidates import Candidates
+from robal.scores import deepgini, entropy, least_confidence, margin
+
+SCORES = {"entropy": entropy, "gini": deepgini, "least confidence": least_confidence, "margin": margin}
+MEASURES = (*SCORES, "true class")
+_BINS, _DRAWS = 50, 200
+
+
+def divergence(chosen: Any, pool: Any) -> Any:
+    """Jensen-Shannon divergence of histograms [..., bins], in bits, in [0, 1]; SciPy's function gives its square root.
+
+    >>> float(divergence([1, 0], [0, 5])), float(divergence([1, 3], [2, 6]))
+    (1.0, 0.0)
+    """
+    return jensenshannon(chosen, pool, base=2, axis=-1) ** 2
+
+
+def floor(chosen: int, pool: Any) -> float:
+    """What `divergence` is, on average, for so many images drawn from the pool at random (200 draws, a fixed seed)."""
+    pool = np.asarray(pool)
+    draws = np.random.default_rng(0).multivariate_hypergeometric(pool, chosen, size=_DRAWS)
+    return float(divergence(draws, np.broadcast_to(pool, draws.shape)).mean())
+
+
+def describe_bias(candidates: Candidates, question: Tensor, hidden: Tensor | None) -> dict[str, dict[str, float]]:
+    """By measure, the divergence of the chosen images from the pool, and its floor, in bits.
+
+    Args:
+        candidates: the pool that was chosen from, in the eyes of the model at hand.
+        question: [n] int64, what was chosen.
+        hidden: [N] int64, the true classes, known in simulation alone.
+
+    Scores are counted in 50 bins over the pool's own range, classes in a bin each.
+    """
+    chosen = torch.isin(candidates.indices, question)
+    histograms = {}
+    for name, score in SCORES.items():
+        values = score(candidates.probs).double()
+        low, high = (float(end) for end in values.aminmax())
+        histograms[name] = [torch.histc(some, _BINS, low, high).long().numpy() for some in (values[chosen], values)]
+    if hidden is not None and bool((classes := hidden[candidates.indices]).min() >= 0):
+        counts = [some.bincount(minlength=int(classes.max()) + 1).numpy() for some in (classes[chosen], classes)]
+        histograms["true class"] = counts
+    return {
+        name: {"divergence": float(divergence(some, pool)), "floor": floor(int(some.sum()), pool)}
+        for name, (some, pool) in histograms.items()
+    }

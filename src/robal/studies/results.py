@@ -1,0 +1,333 @@
+"""What a study found: by what is compared, means over seeds, differences to a reference, and what the labels bought."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+
+from robal.bias import MEASURES
+from robal.errors import RobalError
+from robal.report.folder import Round, RunRecord, is_auto_attack, read
+from robal.report.rates import Rate, wilson
+from robal.studies.compare import Place
+from robal.studies.statistics import (
+    Correlation,
+    Paired,
+    area,
+    correlation,
+    holm,
+    labels_needed,
+    over_seeds,
+    over_stages,
+    paired,
+)
+from robal.studies.study import Cell, Primary
+
+
+def rate_of(row: Round, measure: str) -> Rate | None:
+    """Of a round: "accuracy", or robust accuracy under the attack that is called so."""
+    return row.accuracy if measure == "accuracy" else row.robust.get(measure)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell and what its folder tells.
+
+    Args:
+        cell: of the study.
+        record: the run.
+    """
+
+    cell: Cell
+    record: RunRecord
+
+    def curve(self, measure: str) -> tuple[list[int], list[float]]:
+        """Labels bought and rates of the rounds that measured it."""
+        seen = [(row.bought, rate.value) for row in self.record.rounds if (rate := rate_of(row, measure)) is not None]
+        return [labels for labels, _ in seen], [rate for _, rate in seen]
+
+    def value(self, measure: str, at: str = "end") -> float | None:
+        """A rate of a finished run, after its last round or as its curve's mean height; None where not measured."""
+        labels, rates = self.curve(measure)
+        if not self.record.is_finished or not rates:
+            return None
+        if at == "area":
+            return area(labels, rates)
+        last = self.record.last
+        rate = None if last is None else rate_of(last, measure)
+        return None if rate is None else rate.value
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that is compared, in one block.
+
+    Args:
+        label: what it is called.
+        runs: of its seeds, those with at least one measured round.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    def values(self, measure: str, at: str = "end") -> dict[str, float]:
+        """By seed, of finished runs."""
+        found = {run.cell.labels["seed"]: run.value(measure, at) for run in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, measure: str, at: str = "end") -> float | None:
+        """Over seeds."""
+        values = list(self.values(measure, at).values())
+        return statistics.mean(values) if values else None
+
+    def over_seeds(self, measure: str, at: str = "end") -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean; None for fewer than five seeds."""
+        return over_seeds(list(self.values(measure, at).values()))
+
+    def over_images(self, measure: str) -> tuple[float, float] | None:
+        """95 % Wilson interval for the mean as if of one run: all seeds are measured on the same images."""
+        mean, last = self.mean(measure), [run.record.last for run in self.runs if run.record.is_finished]
+        images = [rate.images for row in last if row and (rate := rate_of(row, measure)) and rate.images]
+        return None if mean is None or not images else wilson(mean, min(images))
+
+    def curve(self, measure: str) -> tuple[list[int], list[float], list[float], list[float]]:
+        """Labels, and mean, lowest and highest rate over the seeds, where all of them were measured."""
+        by_labels: dict[int, list[float]] = {}
+        for run in self.runs:
+            for labels, rate in zip(*run.curve(measure), strict=True):
+                by_labels.setdefault(labels, []).append(rate)
+        whole = {labels: rates for labels, rates in sorted(by_labels.items()) if len(rates) == len(self.runs)}
+        rates = list(whole.values())
+        return (
+            list(whole),
+            [statistics.mean(some) for some in rates],
+            [min(some) for some in rates],
+            [max(some) for some in rates],
+        )
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of one run, on average over those that are finished."""
+        done = [run.record.seconds for run in self.runs if run.record.is_finished]
+        return statistics.mean(done) if done else 0.0
+
+    @cached_property
+    def evaluations(self) -> int:
+        """Gradient evaluations of one run's training, on average over those that are finished."""
+        done = [
+            sum(row.gradient_evaluations or 0 for row in run.record.rounds)
+            for run in self.runs
+            if run.record.is_finished
+        ]
+        return round(statistics.mean(done)) if done else 0
+
+    @property
+    def bought(self) -> int:
+        """Labels of one run at its end."""
+        return max((run.record.last.bought for run in self.runs if run.record.last), default=0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a line differs from the reference of its block, by seed.
+
+    Args:
+        pairs: the differences and the test.
+        adjusted: p after Holm's correction over the lines of the block; None for the primary and where there is none.
+        is_primary: fixed in the study file beforehand.
+        needed: labels until the line reaches for good where the reference ends; None where it never does.
+    """
+
+    pairs: Paired
+    adjusted: float | None
+    is_primary: bool
+    needed: float | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The runs that differ by what is compared and by seed alone.
+
+    Args:
+        fixed: by axis, the labels that they share, where an axis has several.
+        lines: what is compared, in the order of the study file.
+        reference: the label that others are compared to.
+        primary: the one comparison, where it lies in this block.
+    """
+
+    fixed: Mapping[str, str]
+    lines: tuple[Line, ...]
+    reference: str
+    primary: Primary | None = None
+
+    @property
+    def said(self) -> str:
+        """ "dataset mnist, network LeNet5", or ""."""
+        return ", ".join(f"{axis} {label}" for axis, label in self.fixed.items())
+
+    def line(self, label: str) -> Line:
+        """The one that is called so."""
+        return next(line for line in self.lines if line.label == label)
+
+    def differences(self, measure: str, at: str = "end") -> dict[str, Difference]:
+        """By label, how each other line differs from the reference."""
+        ours = self.line(self.reference)
+        _, rates, *_ = ours.curve(measure)
+        target = rates[-1] if rates else None
+        found = {line.label: paired(line.values(measure, at), ours.values(measure, at)) for line in self.lines}
+        found = {label: pairs for label, pairs in found.items() if label != self.reference and pairs.seeds}
+        same = self.primary is not None and (self.primary.measure, self.primary.at) == (measure, at)
+        first = self.primary.compare[0] if self.primary is not None and same else None
+        exploring = {label: pairs.p for label, pairs in found.items() if label != first and pairs.p is not None}
+        adjusted = dict(zip(exploring, holm(list(exploring.values())), strict=True))
+        needed = {}
+        for label in found:
+            theirs = self.line(label).curve(measure)
+            needed[label] = None if target is None or not theirs[0] else labels_needed(theirs[0], theirs[1], target)
+        return {
+            label: Difference(pairs, adjusted.get(label), label == first, needed[label])
+            for label, pairs in found.items()
+        }
+
+    def papers_test(self, label: str, measure: str) -> tuple[float, int] | None:
+        """p of the paper's own test over stages, and how many stages; see `statistics.over_stages` for why not."""
+        one, other = self.line(label).curve(measure), self.line(self.reference).curve(measure)
+        stages = [labels for labels in one[0] if labels in other[0]]
+        if len(stages) < 2:
+            return None
+        at = [(one[1][one[0].index(labels)], other[1][other[0].index(labels)]) for labels in stages]
+        return over_stages([a for a, _ in at], [b for _, b in at]), len(stages)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Bias and robustness in one block, as in figure 3 of DRE's paper.
+
+    Args:
+        rounds: the rounds that are told of.
+        mean: by measure and label, the mean bias over rounds and seeds.
+        correlations: by measure, one for each of `rounds`.
+    """
+
+    rounds: tuple[int, ...]
+    mean: Mapping[str, Mapping[str, float]]
+    correlations: Mapping[str, tuple[Correlation, ...]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a study's folder tells.
+
+    Args:
+        place: the study in its folder.
+        blocks: one for each combination of what is fixed.
+        measures: "accuracy" and each attack that any run measured, AutoAttack last.
+        main: the measure that comparisons are shown for, and "end" or "area".
+        notes: what could not be read, and what is not finished.
+    """
+
+    place: Place
+    blocks: tuple[Block, ...]
+    measures: tuple[str, ...]
+    main: tuple[str, str]
+    axis: str
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def results_of(place: Place) -> Results:
+    """Read a study's folder; what is damaged is said and left out."""
+    study, notes = place.study, []
+    runs: dict[str, Run] = {}
+    counts: dict[str, int] = {}
+    for cell in study.cells:
+        standing = place.standing(cell)
+        counts[standing.status] = counts.get(standing.status, 0) + 1
+        if standing.status in ("damaged", "failed", "waits"):
+            notes.append(f"{cell.name} {standing.status}: {standing.why}")
+        try:
+            record = read(place.folder(cell), cell.name, strips=False) if standing.rounds else None
+        except RobalError as error:
+            notes.append(f"{cell.name} is left out: {error}")
+            continue
+        if record is not None and record.rounds:
+            runs[cell.name] = Run(cell, record)
+    axis = study.primary.axis if study.primary else _compared(study.axes)
+    names = {name for run in runs.values() for name in run.record.attacks}
+    measures = ("accuracy", *sorted(names, key=lambda name: (is_auto_attack(name), name)))
+    main = (study.primary.measure, study.primary.at) if study.primary else (measures[-1], "end")
+    others = [name for name in study.axes if name not in (axis, "seed")]
+    blocks = []
+    for chosen in product(*(study.axes[name] for name in others)):
+        fixed = dict(zip(others, chosen, strict=True))
+        lines = []
+        for label in study.axes[axis]:
+            wanted = fixed | {axis: label}
+            some = [cell for cell in study.cells if wanted.items() <= dict(cell.labels).items()]
+            found = tuple(runs[cell.name] for cell in some if cell.name in runs)
+            if found:
+                lines.append(Line(label, found))
+        if lines:
+            blocks.append(_block(fixed, lines, study.primary, study.axes))
+    return Results(place, tuple(blocks), measures, main, axis, tuple(notes), counts)
+
+
+def _compared(axes: Mapping[str, tuple[str, ...]]) -> str:
+    """What a study without a primary comparison compares: acquisition where it varies, else what does first."""
+    varied = [axis for axis, labels in axes.items() if len(labels) > 1 and axis != "seed"]
+    return "acquisition" if "acquisition" in varied else varied[0] if varied else next(iter(axes))
+
+
+def _block(
+    fixed: Mapping[str, str], lines: Sequence[Line], primary: Primary | None, axes: Mapping[str, tuple[str, ...]]
+) -> Block:
+    labels = [line.label for line in lines]
+    here = (
+        primary
+        if primary is not None and all(fixed.get(a) == label for a, label in (primary.where or {}).items())
+        else None
+    )
+    wanted = primary.compare[1] if primary is not None else "Random"
+    reference = wanted if wanted in labels else labels[0]
+    several = {axis: label for axis, label in fixed.items() if len(axes[axis]) > 1}
+    return Block(several, tuple(lines), reference, here if reference == wanted else None)
+
+
+def bias_of(block: Block, measure: str) -> Bias | None:
+    """Bias of each line's choices, round by round, against the robustness that followed; None where nothing is told."""
+    by_round: dict[int, dict[str, dict[str, list[float]]]] = {}
+    robust: dict[int, dict[str, list[float]]] = {}
+    for line in block.lines:
+        for run in line.runs:
+            for row in run.record.rounds:
+                rate = rate_of(row, measure)
+                if not row.bias or rate is None:
+                    continue
+                robust.setdefault(row.number, {}).setdefault(line.label, []).append(rate.value)
+                for name, value in row.bias.items():
+                    by_round.setdefault(row.number, {}).setdefault(name, {}).setdefault(line.label, []).append(value)
+    if not by_round:
+        return None
+    rounds = tuple(sorted(by_round))
+    mean, correlations = {}, {}
+    for name in MEASURES:
+        told = {label for number in rounds for label in by_round[number].get(name, {})}
+        if not told:
+            continue
+        mean[name] = {
+            line.label: statistics.mean(
+                value for number in rounds for value in by_round[number].get(name, {}).get(line.label, [])
+            )
+            for line in block.lines
+            if line.label in told
+        }
+        points = []
+        for number in rounds:
+            labels = [label for label in by_round[number].get(name, {}) if label in robust[number]]
+            some = [statistics.mean(by_round[number][name][label]) for label in labels]
+            points.append(correlation(some, [statistics.mean(robust[number][label]) for label in labels]))
+        correlations[name] = tuple(points)
+    return Bias(rounds, mean, correlations)
