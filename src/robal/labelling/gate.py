@@ -23,7 +23,10 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 256 * 1024  # bytes; a grid of judgements is a hundredth of it
 # The page itself goes on to "/": after a link in a mail or a chat, a redirect would come without the cookie.
-_ONWARD = b'<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>robal</title><a href="/">To the page</a>'
+_ONWARD = (
+    b'<!doctype html><meta http-equiv="refresh" content="0;url=/"><link rel="icon" href="data:,">'
+    b'<title>robal</title><a href="/">To the page</a>'
+)
 _HEADERS = {
     b"cache-control": b"no-store",
     b"content-security-policy": b"default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
