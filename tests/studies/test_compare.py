@@ -1,0 +1,239 @@
+"""Studies are carried out: side by side, shared where they may, killed, failed, gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_studies import TINY, carry_out, cell, numbers, said
+
+from robal.cli import main
+from robal.errors import FolderInUse, InputError, PlanError, RunFolderError
+from robal.loop import run
+from robal.studies import Local, Place, compare, forecast, read_text, study_report
+
+
+def test_the_runs_of_a_grid_are_what_each_is_alone(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said())
+    ended = carry_out(place)
+    assert sorted(ended) == sorted((one.name, "") for one in place.study.cells)
+    for one in place.study.cells:
+        alone = tmp_path / one.name
+        run(one.plan, one.plan.data.load(), alone)
+        assert numbers(place.folder(one)) == numbers(alone)
+        assert (place.folder(one) / "rounds/001/query.csv").read_bytes() == (
+            alone / "rounds/001/query.csv"
+        ).read_bytes()
+    shared = [
+        json.loads((place.folder(one) / "metrics.jsonl").read_text().splitlines()[0]) for one in place.study.cells
+    ]
+    assert ["shared_with" in row for row in shared] == [False, False, True, True]
+    before = {file: file.stat().st_mtime_ns for file in place.path.rglob("metrics.jsonl")}
+    assert carry_out(place) == []  # all is done
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_run_that_fails_is_told_of_and_tried_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "breaking.py"
+    module.write_text(
+        "from dataclasses import dataclass\nimport os, torch\nfrom robal.acquisition import Random\n"
+        "@dataclass(frozen=True)\nclass Breaking:\n"
+        "    def __call__(self, candidates, n, generator):\n"
+        f"        if not os.path.exists({str(tmp_path / 'mended')!r}): raise ValueError('out of luck')\n"
+        "        return Random()(candidates, n, generator)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    grid = {"acquisition": {"good": "Random", "bad": "breaking:Breaking"}, "seed": 1}
+    place = Place.begun(tmp_path / "study", said(grid=grid))
+    path = (str(tmp_path),)
+    ended = {one.name: why for now in compare(place, Local(2), path) for one, why in now.ended}
+    good, bad = cell(place, acquisition="good"), cell(place, acquisition="bad")
+    assert ended[good.name] == ""
+    assert "ValueError: out of luck" in ended[bad.name]
+    assert "breaking.py" in json.loads((place.folder(bad) / "failed.json").read_text())["trace"]
+    assert (place.standing(bad).status, place.standing(bad).rounds) == ("failed", 1)
+    assert "out of luck" in study_report(place.path).read_text()
+    (tmp_path / "mended").touch()
+    assert [(one.name, why) for now in compare(place, Local(2), path) for one, why in now.ended] == [(bad.name, "")]
+    assert place.standing(bad).status == "finished"
+
+
+def test_a_process_that_is_ended_from_outside_is_a_failure_of_its_run_alone(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random"], "seed": 2}))
+    killed, ended = False, []
+    scheduler = Local(2)
+    for now in compare(place, scheduler):
+        if not killed and scheduler._running:
+            next(iter(scheduler._running)).kill()
+            killed = True
+        ended += now.ended
+    assert [why for _, why in ended if why] == ["its process was ended by SIGKILL"]
+    assert [why for _, why in carry_out(place)] == [""] or [why for _, why in carry_out(place)] == []
+    assert {place.standing(one).status for one in place.study.cells} == {"finished"}
+
+
+def killed_and_again(folder: Path, study: dict[str, Any], kills: int, seed: int) -> Place:
+    """A study in a process of its own, killed at random moments, and its workers with it; then to the end."""
+    file, draw = folder / "study.yaml", random.Random(seed)
+    folder.mkdir()
+    file.write_text(yaml.safe_dump(study))
+    robal = str(Path(sys.executable).with_name("robal"))
+    words = [robal, "compare", str(file), "--out", str(folder / "out"), "--workers", "2"]
+    for _ in range(kills):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(3, 9))
+        process.kill()
+        process.wait()
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return Place.of(folder / "out")
+
+
+def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    place = killed_and_again(tmp_path / "killed", said(), 2, 0)
+    whole = Place.begun(tmp_path / "whole", said())
+    carry_out(whole)
+    assert [one.name for one in place.study.cells] == [one.name for one in whole.study.cells]
+    for one in place.study.cells:
+        assert numbers(place.folder(one)) == numbers(whole.folder(one))
+
+
+@pytest.mark.slow
+def test_twelve_by_six_runs_killed_ten_times(tmp_path: Path) -> None:
+    functions = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE"]
+    grid = {"acquisition": [*functions, "TypiClust", "LogitMargin", "EntropyMix"], "seed": 6}
+    place = killed_and_again(tmp_path / "killed", said(grid=grid), 10, 1)
+    whole = Place.begun(tmp_path / "whole", said(grid=grid))
+    carry_out(whole)
+    assert len(place.study.cells) == 72
+    for one in place.study.cells:
+        assert numbers(place.folder(one)) == numbers(whole.folder(one))
+
+
+def test_ray_gives_the_same(tmp_path: Path) -> None:
+    study = said(grid={"acquisition": ["Random", "Margin"], "seed": 1})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    robal = str(Path(sys.executable).with_name("robal"))
+    words = [robal, "compare", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "ray"), "--scheduler", "ray"]
+    done = subprocess.run([*words, "--workers", "2"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    here = Place.begun(tmp_path / "here", study)
+    carry_out(here)
+    for one in here.study.cells:
+        assert numbers(here.folder(one)) == numbers(tmp_path / "ray" / one.name)
+
+
+def test_without_ray_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from robal.studies import OnRay
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'robal\[ray\]'"):
+        OnRay()
+
+
+def test_a_study_may_grow_and_no_other_takes_its_folder(tmp_path: Path) -> None:
+    small = said(grid={"acquisition": ["Random"], "seed": 1})
+    place = Place.begun(tmp_path / "study", small)
+    carry_out(place)
+    grown = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random", "Margin"], "seed": 1}))
+    ended = carry_out(grown)
+    assert [name.split("-")[0] for name, _ in ended] == ["Margin"]
+    row = json.loads((grown.folder(cell(grown, acquisition="Margin")) / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["shared_with"].startswith("Random")
+    with pytest.raises(RunFolderError, match="2 of its runs are not in this one"):
+        Place.begun(tmp_path / "study", said(plan=TINY | {"per_round": 11}))
+    with pytest.raises(RunFolderError, match="primary comparison is another"):
+        Place.begun(
+            tmp_path / "study",
+            said(grid={"acquisition": ["Random", "Margin"], "seed": 1}, primary={"compare": ["Margin", "Random"]}),
+        )
+    with grown.locked(), pytest.raises(FolderInUse, match="another process works"):
+        carry_out(grown)
+    with pytest.raises(RunFolderError, match="holds no study"):
+        Place.of(tmp_path)
+
+
+def test_a_folder_that_was_damaged_by_hand_is_left_out_and_the_rest_reported(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said())
+    carry_out(place)
+    odd, other = place.study.cells[0], place.study.cells[1]
+    (place.folder(odd) / "metrics.jsonl").write_text("not json\n")
+    (place.folder(other) / "plan.yaml").unlink()
+    assert place.standing(odd).status == "damaged"
+    assert carry_out(place) == []
+    page = study_report(place.path).read_text()
+    assert f"{odd.name} damaged: " in page
+    assert f"{other.name} is left out: " in page
+    assert "Margin" in page
+
+
+def test_a_study_whose_people_have_not_answered_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(said(plan=TINY | {"oracle": "CSVFile"}, grid={"seed": 1})))
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(file), "--out", str(tmp_path / "out"), "--workers", "1"])
+    assert ended.value.code == 3
+    assert "wait for a label" in capsys.readouterr().err
+
+
+def test_a_mistake_in_one_cell_comes_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(said(grid={"acquisition": ["Random", "Margn"], "seed": 2})))
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(file), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "acquisition Margn, seed 0 (and 1 more)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(PlanError, match="no study file"):
+        read_text(tmp_path / "nothing.yaml")
+
+
+def test_a_forecast_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(said()))
+    main_ends(["compare", str(file), "--plan", "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "4 runs, 200 labels" in out
+    assert "2 of them take over the first round" in out
+    assert not (tmp_path / "out").exists()
+    runs, _ = forecast(said(), tmp_path / "out", 1)
+    # 10 epochs of 40 images, one pass; 2 of 50, PGD-2: three; PGD-2 on 20 test images twice, FGSM once
+    start, later, attacks = 10 * 40 * 1, 2 * 50 * 3, 20 * (2 * runs[0].cell.plan.evaluation.each_round[0].passes + 1)
+    assert abs(runs[0].evaluations - (start + later + attacks)) <= 40
+    place = Place.begun(tmp_path / "out", said())
+    carry_out(place)
+    assert sum(run.seconds for run in forecast(said(), tmp_path / "out", 1)[0]) == 0
+
+
+def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(said()))
+    robal = str(Path(sys.executable).with_name("robal"))
+    words = [robal, "compare", str(file), "--out", str(tmp_path / "out"), "--workers", "1"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for _ in range(600):
+        if list((tmp_path / "out").glob("*/metrics.jsonl")):
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Go on with: robal compare" in errors
+    place = Place.of(tmp_path / "out")
+    carry_out(place)
+    assert {place.standing(one).status for one in place.study.cells} == {"finished"}
+
+
+def main_ends(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
