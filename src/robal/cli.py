@@ -19,6 +19,7 @@ from robal.memory import keep_freed_memory
 if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
     from robal.data import Data
     from robal.plan import Plan
+    from robal.studies import Scheduler
 
 app = App(
     name="robal",
@@ -156,14 +157,9 @@ def compare_command(
     from robal.studies import (
         Local,
         OnRay,
-        Place,
-        compare,
         forecast,
         read_text,
-        stop_code,
-        study_report,
         table_of,
-        watch,
         with_data,
     )
 
@@ -172,16 +168,74 @@ def compare_command(
     if plan:
         Console().print(table_of(forecast(said, folder, workers or _processors())))
         return
-    place = Place.begun(folder, said)
-    how = OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors())
-    try:
-        counts = watch(place, compare(place, how, (str(Path.cwd()),)))
-    except KeyboardInterrupt:
-        again = " ".join(["robal", *sys.argv[1:]])
-        print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)
-        raise SystemExit(130) from None
-    print(f"Report: {study_report(folder)}")
-    raise SystemExit(stop_code(counts))
+    _study(said, folder, OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors()))
+
+
+@app.command(name="reproduce")
+def reproduce_command(
+    name: str | None = None,
+    *settings: str,
+    list_all: Annotated[bool, Parameter(name="--list", negative="")] = False,
+    stage: Literal["third", "last"] = "third",
+    only: tuple[str, ...] = (),
+    seeds: int | None = None,
+    rounds: int | None = None,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    data: Path | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Carry out the study behind a published table, and lay its numbers beside ours.
+
+    For example:
+
+    - `robal reproduce --list`
+    - `robal reproduce dre-table5-mnist --quick --data ~/data` (minutes; nothing can be compared)
+    - `robal reproduce dre-table5-mnist --only DRE --only Random --seeds 10 --data ~/data --plan`
+    - `robal reproduce dre-table5-mnist recipe.objective.attack.steps=10 recipe.objective.attack.step_size=0.05`
+
+    Parameters
+    ----------
+    name
+        As `--list` says it.
+    settings
+        Further settings of the plan, key=value.
+    list_all
+        Say what there is.
+    stage
+        A third of the label budget, or all of it.
+    only
+        Some of the acquisition functions.
+    seeds
+        How many, from 0 on; 3, or with --quick 1.
+    rounds
+        Another number of rounds than the stage has.
+    quick
+        Small and short: does it run here?
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    out
+        The study's folder; else runs/ and the name.
+    workers
+        How many runs go side by side; else one for each processor.
+    plan
+        Say what would run, and run nothing.
+    """
+    from robal.studies import Local, forecast, joined, reproduction, reproductions, table_of, with_data
+
+    if list_all or name is None:
+        for one in reproductions().values():
+            print(f"{one.name:36}{one.title}")
+        return
+    many = seeds or (1 if quick else 3)
+    said = with_data(reproduction(name).study(stage, only, many, rounds, quick, settings), data)
+    folder = out or Path("runs") / f"{name}-{'quick' if quick else stage}"
+    said = joined(folder, said)
+    if plan:
+        Console().print(table_of(forecast(said, folder, workers or _processors())))
+        return
+    _study(said, folder, Local(workers or _processors()))
 
 
 @app.command(name="label")
@@ -629,6 +683,21 @@ def _line(row: dict[str, Any]) -> str:
     for attack, value in row["robust_accuracy"].items():
         rates += f", {value:.1%} under {attack}"
     return f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'} ({row['seconds']:.0f} s)"
+
+
+def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler) -> None:
+    """Carry out a study, and end with its exit code."""
+    from robal.studies import Place, compare, stop_code, study_report, watch
+
+    place = Place.begun(folder, said)
+    try:
+        counts = watch(place, compare(place, scheduler, (str(Path.cwd()),)))
+    except KeyboardInterrupt:
+        again = " ".join(["robal", *sys.argv[1:]])
+        print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"Report: {study_report(folder)}")
+    raise SystemExit(stop_code(counts))
 
 
 def _processors() -> int:

@@ -9,7 +9,7 @@ import json
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -36,6 +36,7 @@ COMPONENTS: dict[Any, types.ModuleType] = {
 }
 
 
+@cache
 def known(kind: Any) -> dict[str, type]:
     """The exported components of a kind (a protocol, such as `Attack`), by name."""
     package = COMPONENTS[kind]

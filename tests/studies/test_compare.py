@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from small_studies import TINY, carry_out, cell, numbers, said
+from small_studies import TINY, carry_out, cell, main_ends, numbers, said
 
 from robal.cli import main
 from robal.errors import FolderInUse, InputError, PlanError, RunFolderError
@@ -231,9 +231,3 @@ def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
     place = Place.of(tmp_path / "out")
     carry_out(place)
     assert {place.standing(one).status for one in place.study.cells} == {"finished"}
-
-
-def main_ends(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 0

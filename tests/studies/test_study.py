@@ -97,6 +97,17 @@ def test_what_is_wrong_is_said(change: dict[str, Any], message: str) -> None:
         study_of(said(**change))
 
 
+def test_grids_in_a_list_are_joined() -> None:
+    study = study_of(said(grid=[{"acquisition": ["Random"], "seed": 3}, {"acquisition": ["Random", "DRE"], "seed": 1}]))
+    assert [cell.said for cell in study.cells] == [
+        *(f"acquisition Random, seed {seed}" for seed in range(3)),
+        "acquisition DRE, seed 0",
+    ]
+    assert study.axes == {"acquisition": ("Random", "DRE"), "seed": ("0", "1", "2")}
+    with pytest.raises(PlanError, match="all grids vary the same"):
+        study_of(said(grid=[{"acquisition": ["Random"]}, {"rounds": [1]}]))
+
+
 def test_a_primary_comparison_is_one() -> None:
     grid = {"acquisition": ["Random", "Margin"], "start.labels": [20, 40]}
     with pytest.raises(PlanError, match=r"start\.labels has several values: say which, as in where: \{start"):

@@ -14,6 +14,7 @@ from robal.errors import RunFolderError
 from robal.report.rates import Rate
 
 PHASES = ("choose", "label", "train", "evaluate")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -258,7 +259,7 @@ def _plan(folder: Path) -> tuple[dict[str, Any], str]:
         raise RunFolderError(f"{folder} is not a run folder: it has no plan.yaml. Name a folder that `robal run` wrote")
     try:
         text = path.read_text("utf-8")
-        plan = yaml.safe_load(text)
+        plan = yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is not readable YAML: {error}") from error
     if plan is not None and not isinstance(plan, Mapping):

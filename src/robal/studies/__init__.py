@@ -1,9 +1,10 @@
 """Studies: a grid of runs from one file, carried out side by side, and what can honestly be said of it."""
 
-from robal.studies.compare import Place, compare, is_study, with_data
+from robal.studies.compare import Place, compare, is_study, joined, with_data
 from robal.studies.forecast import forecast, table_of
 from robal.studies.page import study_report
-from robal.studies.schedule import Local, OnRay
+from robal.studies.reproduce import reproduction, reproductions
+from robal.studies.schedule import Local, OnRay, Scheduler
 from robal.studies.study import Cell, Primary, Study, study_of
 from robal.studies.watch import read_text, stop_code, watch
 
@@ -13,11 +14,15 @@ __all__ = [
     "OnRay",
     "Place",
     "Primary",
+    "Scheduler",
     "Study",
     "compare",
     "forecast",
     "is_study",
+    "joined",
     "read_text",
+    "reproduction",
+    "reproductions",
     "stop_code",
     "study_of",
     "study_report",

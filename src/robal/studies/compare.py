@@ -70,13 +70,14 @@ class Place:
 
         Raises:
             RunFolderError: for a folder that holds another study, one with runs that are not in this one or another
-                primary comparison; what is fixed beforehand stays.
+                primary comparison; what was fixed beforehand stays.
         """
         study = study_of(said)
         if (path / FILE).exists():
             old = cls.of(path).study
             missing = {cell.identity for cell in old.cells} - {cell.identity for cell in study.cells}
-            if missing or old.primary != study.primary:
+            is_first = old.primary is None and study.reproduces  # the package fixes it, not whoever has seen results
+            if missing or (old.primary != study.primary and not is_first):
                 what = (
                     f"{len(missing)} of its runs are not in this one"
                     if missing
@@ -208,6 +209,18 @@ def compare(place: Place, scheduler: Scheduler, path: tuple[str, ...] = ()) -> I
                 yield Progress(dict(standings), running, told, left)
         finally:
             scheduler.stop()
+
+
+def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """A study that joins the one in a folder, where it differs from it by its grid: with both grids."""
+    if not is_study(folder):
+        return dict(said)
+    old = read_yaml((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
+    if any(old.get(key) != said.get(key) for key in ("preset", "plan", "reproduces")):
+        return dict(said)
+    grids = old["grid"] if isinstance(old["grid"], list) else [old["grid"]]
+    more = [] if said["grid"] in grids else [said["grid"]]
+    return {**old, "grid": [*grids, *more], **({"primary": said["primary"]} if "primary" in said else {})}
 
 
 def with_data(said: Mapping[str, Any], data: Path | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from robal.report.page import filled, store
 from robal.report.words import duration
 from robal.studies import figures
 from robal.studies.compare import Place
+from robal.studies.reproduce import Beside, beside
 from robal.studies.results import Block, Difference, Line, Results, bias_of, results_of
 
 FEW = "too few seeds"
@@ -214,6 +215,8 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
                 "reference": block.reference,
             }
         )
+    about, theirs = beside(results)
+    shown = [_shown(one) for one in theirs]
     page = filled(
         "study.html",
         "robal.studies",
@@ -223,6 +226,8 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         notes=results.notes,
         blocks=blocks,
         runs=_runs(results, out),
+        about=about,
+        beside=shown,
         main=f"{measure}{' (area under the curve)' if at == 'area' else ''}",
     )
     try:
@@ -232,10 +237,26 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
             store(out / "figures" / f"{drawing.name}.png", drawing.png)
         store(out / "table.csv", as_csv(rows).encode())
         store(out / "table.tex", as_latex(rows).encode())
+        if shown:
+            store(out / "published.csv", as_csv(shown).encode())
         store(out / "index.html", page.encode())
     except OSError as error:
         raise RunFolderError(f"the report cannot be written to {out}: {error}") from error
     return out / "index.html"
+
+
+def _shown(one: Beside) -> dict[str, Any]:
+    """A published figure and ours, as words."""
+    return {
+        "choice": one.label,
+        "measure": one.measure,
+        "published": points(one.published),
+        "ours": points(one.ours),
+        "95 % interval": span((one.low, one.high)),
+        "seeds": one.seeds,
+        "difference": points(one.ours - one.published, True),
+        "differs": "differs" if one.differs else "",
+    }
 
 
 def _papers(block: Block, results: Results) -> list[str]:

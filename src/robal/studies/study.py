@@ -21,7 +21,7 @@ from robal.plans import merge, read_plan, read_yaml
 from robal.records import digest
 from robal.training import Recipe
 
-_KEYS = ("preset", "plan", "grid", "primary")
+_KEYS = ("preset", "plan", "grid", "primary", "reproduces")
 _PLAN_KEYS = {"dataset", *Plan.__dataclass_fields__}
 MOST_CELLS = 2_000
 
@@ -91,11 +91,13 @@ class Study:
         cells: every run, in the order of the file.
         axes: by axis, the labels of its values.
         primary: None where the study only explores.
+        reproduces: what published table, and at what stage: "dre-table5-mnist third"; "" where none.
     """
 
     cells: tuple[Cell, ...]
     axes: Mapping[str, tuple[str, ...]]
     primary: Primary | None = None
+    reproduces: str = ""
 
     def check(self) -> dict[str, Data]:
         """Load each data set once, and refuse what a run would stop at.
@@ -133,7 +135,7 @@ def _identity(plan: Plan) -> str:
 
 
 def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
-    """The study that a mapping describes, with the keys `preset`, `plan`, `grid` and `primary`.
+    """The study that a mapping describes, with the keys `preset`, `plan`, `grid` (or a list of grids) and `primary`.
 
     Raises:
         PlanError: with every mistake in it; one in a cell of the grid names the cell.
@@ -141,15 +143,41 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     unknown = [f"{where}: {key}: unknown; {did_you_mean(str(key), _KEYS)}" for key in said if key not in _KEYS]
     if unknown:
         raise PlanError(unknown)
-    grid, common = said.get("grid"), said.get("plan") or {}
-    if not isinstance(grid, Mapping) or not grid:
+    grids, common = said.get("grid"), said.get("plan") or {}
+    grids = grids if isinstance(grids, list) else [grids]
+    if not grids or not all(isinstance(grid, Mapping) and grid for grid in grids):
         raise PlanError([f"{where}: grid names what is varied, as in grid: {{acquisition: [Random, DRE], seed: 3}}"])
     if not isinstance(common, Mapping):
         raise PlanError([f"{where}: plan must be a mapping (key: value), not {common!r}"])
     preset = said.get("preset")
     base = merge(read_yaml(presets.text(str(preset)), str(preset)) if preset else {}, _nested(common))
-    axes = {str(axis): _values(str(axis), values, where) for axis, values in grid.items()}
-    axes = {axis: values for axis, values in axes.items() if axis != "seed"} | {"seed": axes.get("seed", {"0": {}})}
+    cells: dict[str, Cell] = {}
+    axes: dict[str, dict[str, None]] = {}
+    for grid in grids:
+        mine = {str(axis): _values(str(axis), values, where) for axis, values in grid.items()}
+        mine = {axis: values for axis, values in mine.items() if axis != "seed"} | {"seed": mine.get("seed", {"0": {}})}
+        if axes and set(mine) != set(axes):
+            raise PlanError(
+                [f"{where}: all grids vary the same: {', '.join(axes)} and {', '.join(mine)} do not go together"]
+            )
+        for cell in _cells(mine, base, where):
+            other = cells.setdefault(cell.identity, cell)
+            if dict(other.labels) != dict(cell.labels):
+                same = f"{other.said} and {cell.said} are the same run"
+                raise PlanError([f"{where}: {same}: what is varied makes no difference"])
+        for axis, values in mine.items():
+            axes.setdefault(axis, {}).update(dict.fromkeys(values))
+    names = {axis: tuple(values) for axis, values in axes.items()}
+    primary = _primary(said.get("primary"), names, where)
+    return Study(tuple(cells.values()), names, primary, str(said.get("reproduces") or ""))
+
+
+def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list[Cell]:
+    """The product of some axes.
+
+    Raises:
+        PlanError: with the mistakes of all cells, or for far too many of them.
+    """
     count = reduce(lambda many, values: many * len(values), axes.values(), 1)
     if count > MOST_CELLS:
         raise PlanError([f"{where}: its grid has {count:,} runs, and at most {MOST_CELLS:,} make sense"])
@@ -162,15 +190,7 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(Cell(labels, Plan()))
     _refuse(mistakes)
-    seen: dict[str, Cell] = {}
-    for cell in cells:
-        other = seen.setdefault(cell.identity, cell)
-        if other is not cell:
-            raise PlanError(
-                [f"{where}: {other.said} and {cell.said} are the same run: what is varied makes no difference"]
-            )
-    names = {axis: tuple(values) for axis, values in axes.items()}
-    return Study(tuple(cells), names, _primary(said.get("primary"), names, where))
+    return cells
 
 
 def _refuse(mistakes: Mapping[str, list[Cell]]) -> None:

@@ -1,0 +1,191 @@
+"""The page of a study: what it says, how fast it is made, and published numbers beside ours."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_studies import TINY, cell, main_ends, said
+
+from robal.cli import main
+from robal.plans import encode, to_yaml
+from robal.report.rates import wilson
+from robal.studies import Place, reproduction, reproductions, study_of, study_report
+from robal.studies.results import bias_of, results_of
+
+FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
+
+
+def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000) -> None:
+    """Write what finished runs would have: `robust(labels, round)` is the accuracy under AutoAttack."""
+    for one in place.study.cells:
+        folder = place.folder(one)
+        folder.mkdir(parents=True)
+        (folder / "plan.yaml").write_text(to_yaml(one.plan))
+        rows = []
+        for number in range(rounds + 1):
+            rate = robust(dict(one.labels), number)
+            row: dict[str, Any] = {
+                "round": number,
+                "labelled": 100 + 50 * number,
+                "labels": {"bought": 100 + 50 * number},
+            }
+            row |= {"accuracy": min(1.0, rate + 0.3), "robust_accuracy": {"PGD-50": rate + 0.1, "AutoAttack": rate}}
+            row |= {
+                "images": {"clean": 5000, "PGD-50": images, "AutoAttack": images},
+                "seconds": 60.0,
+                "times": {"train": 60.0},
+            }
+            row |= {"gradient_evaluations": 1000, "query": {"images": 50, "classes": [5] * 10}}
+            if number:
+                high = 0.5 if one.labels["acquisition"] == "Margin" else 0.1
+                row["query"]["bias"] = {name: {"divergence": high, "floor": 0.1} for name in ("entropy", "true class")}
+            rows.append(json.dumps(row))
+        (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_says_what_can_be_reckoned_by_hand(tmp_path: Path) -> None:
+    levels = {"Random": 0.4, "Margin": 0.3, "DRE": 0.5}
+
+    def robust(labels: dict[str, str], number: int) -> float:
+        spread = 0.01 if labels["acquisition"] == "Margin" else 0.0
+        return levels[labels["acquisition"]] * number / 2 + spread * (int(labels["seed"]) - 2.5)
+
+    primary = {"compare": ["DRE", "Random"], "measure": "AutoAttack"}
+    grid = {"acquisition": list(levels), "seed": 6}
+    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 2}, grid=grid, primary=primary))
+    told(place, robust, rounds=2)
+    page = study_report(place.path).read_text()
+    # six pairs, all of one sign: p is the least possible, 2 / 2^6
+    assert "DRE less Random, accuracy under AutoAttack at the end: +10.0" in page
+    assert "p\u00a0=\u00a00.031 (least possible 0.031)" in page
+    table = {row["acquisition"]: row for row in rows_of(place.path / "report" / "table.csv")}
+    assert (table["DRE"]["AutoAttack"], table["DRE"]["less Random"]) == ("50.0", "+10.0")
+    assert table["DRE"]["p"] == "0.031, primary"
+    assert table["Margin"]["p"] == "0.031, Holm, explores"  # the only other one
+    low, high = wilson(0.5, 1000)
+    assert table["DRE"]["over images"] == f"{100 * low:.1f} to {100 * high:.1f}"
+    # DRE's curve is 0, 0.25, 0.5 at 100, 150, 200 labels: it reaches 0.4 at 180, a tenth below 200
+    assert table["DRE"]["labels to Random's end"] == "180 (+10 % saved)"
+    assert table["Margin"]["labels to Random's end"] == "never"
+    results = results_of(place)
+    bias = bias_of(results.blocks[0], "AutoAttack")
+    assert bias is not None
+    assert bias.mean["entropy"] == pytest.approx({"Random": 0.0, "Margin": 0.4, "DRE": 0.0})
+    assert [point.r is not None and point.r < -0.5 for point in bias.correlations["entropy"]] == [True, True]
+    assert r"\toprule" in (place.path / "report" / "table.tex").read_text()
+    assert {"block-1-bias.png", "block-1-differences.svg", "block-1-accuracy.png"} <= {
+        file.name for file in (place.path / "report" / "figures").iterdir()
+    }
+
+
+def test_of_few_seeds_no_p_is_given(tmp_path: Path) -> None:
+    grid = {"acquisition": ["Random", "DRE"], "seed": 3}
+    place = Place.begun(tmp_path / "study", said(grid=grid, primary={"compare": ["DRE", "Random"]}))
+    told(place, lambda labels, number: 0.1 + 0.2 * (labels["acquisition"] == "DRE"))
+    page = study_report(place.path).read_text()
+    assert "too few seeds (p cannot be below 0.25)" in page
+
+
+def test_data_sets_are_blocks_and_never_pooled(tmp_path: Path) -> None:
+    grid = {"start.labels": [20, 40], "acquisition": ["Random", "DRE"], "seed": 2}
+    place = Place.begun(tmp_path / "study", said(grid=grid))
+    told(place, lambda labels, number: 0.2 if labels["start.labels"] == "20" else 0.4)
+    results = results_of(place)
+    assert [block.said for block in results.blocks] == ["start.labels 20", "start.labels 40"]
+    assert "No comparison was fixed beforehand" in study_report(place.path).read_text()
+
+
+def test_the_report_of_two_hundred_runs_is_fast_and_small(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    place = Place.begun(
+        tmp_path / "study", said(plan=TINY | {"rounds": 8}, grid={"acquisition": FUNCTIONS, "seed": 20})
+    )
+    told(place, lambda labels, number: 0.05 * number + 0.05 * draw.random(), rounds=8)
+    began = time.process_time()
+    page = study_report(place.path)
+    assert time.process_time() - began < 10
+    assert page.stat().st_size < 5_000_000
+    assert page.read_text().count("plan.yaml") == 200
+
+
+def test_nothing_finished_yet(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said(primary={"compare": ["Margin", "Random"]}))
+    assert "nothing to compare yet" in study_report(place.path).read_text()
+
+
+def test_names_from_a_study_file_are_no_html(tmp_path: Path) -> None:
+    grid = {"acquisition": {"<b>bold</b>": "Random", "other": "DRE"}, "seed": 1}
+    place = Place.begun(tmp_path / "study", said(grid=grid))
+    told(place, lambda labels, number: 0.3)
+    assert "<b>bold" not in study_report(place.path).read_text()
+
+
+# What was published
+
+
+def test_published_numbers_are_the_papers() -> None:
+    assert len(reproductions()) == 6
+    found = reproductions()["dre-table5-fashion"]
+    assert found.published["last"]["DRE"] == {"accuracy": 0.7379, "AutoAttack": 0.3379}
+    assert found.published["third"]["Random"] == {"accuracy": 0.7184, "AutoAttack": 0.3207}
+    for one in reproductions().values():
+        for stage, rows in one.published.items():
+            assert set(rows) == set(one.grid)
+            study = study_of(one.study(stage, seeds=1))
+            assert len(study.cells) == 12
+            assert {cell.plan.rounds for cell in study.cells} == {one.rounds[stage]}
+    # what the text says of the table, MNIST and the last stage: DRE is 3.84 above Random
+    last = reproductions()["dre-table5-mnist"].published["last"]
+    assert math.isclose(last["DRE"]["AutoAttack"] - last["Random"]["AutoAttack"], 0.0384)
+
+
+def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path: Path) -> None:
+    about = reproduction("dre-table5-mnist")
+    place = Place.begun(tmp_path / "study", about.study(only=["DRE", "Random"], seeds=2))
+    told(place, lambda labels, number: 0.56 if labels["acquisition"] == "DRE" else 0.40, rounds=8)
+    page = study_report(place.path).read_text()
+    assert "What is done otherwise" in page
+    rows = {(row["choice"], row["measure"]): row for row in rows_of(place.path / "report" / "published.csv")}
+    assert rows["DRE", "AutoAttack"]["differs"] == ""  # 56.0 both
+    assert rows["Random", "AutoAttack"]["differs"] == "differs"  # 54.1 there
+    assert rows["Random", "AutoAttack"]["difference"] == "-14.1"
+    quick = Place.begun(tmp_path / "quick", about.study(only=["DRE"], seeds=1, quick=True))
+    told(quick, lambda labels, number: 0.5, rounds=2)
+    assert "nothing here can be compared" in study_report(quick.path).read_text()
+
+
+def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> None:
+    from robal.studies import joined
+
+    about, folder = reproduction("dre-table5-mnist"), tmp_path / "study"
+    Place.begun(folder, about.study(only=["DRE", "Random"], seeds=4))
+    place = Place.begun(folder, joined(folder, about.study(seeds=2)))
+    assert len(place.study.cells) == 2 * 4 + 10 * 2
+    assert dict(cell(place, acquisition="Random", seed="3").labels) == {"acquisition": "Random", "seed": "3"}
+    assert len(Place.begun(folder, joined(folder, about.study(seeds=2))).study.cells) == 28
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main_ends(["reproduce", "--list"])
+    assert "dre-table5-mnist" in capsys.readouterr().out
+    for words, message in (
+        (["dre-table5-minst"], "did you mean 'dre-table5-mnist'"),
+        (["dre-table5-mnist", "--only", "DER"], "has no 'DER'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["reproduce", *words, "--out", str(tmp_path / "out")])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    assert encode(study_of(said()).cells[0].plan)["rounds"] == 1
