@@ -123,8 +123,8 @@ def test_ray_gives_the_same(tmp_path: Path) -> None:
     study = said(grid={"acquisition": ["Random", "Margin"], "seed": 1})
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     robal = str(Path(sys.executable).with_name("robal"))
-    words = [robal, "compare", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "ray"), "--scheduler", "ray"]
-    done = subprocess.run([*words, "--workers", "2"], capture_output=True, text=True, timeout=300, check=False)
+    words = [robal, "compare", "study.yaml", "--out", "ray", "--scheduler", "ray", "--workers", "2"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     here = Place.begun(tmp_path / "here", study)
     carry_out(here)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from robal.datasets import data_folder
 from robal.errors import FolderInUse, PlanError, RobalError, RunFolderError
 from robal.files import write
 from robal.folder import RunFolder
@@ -62,18 +63,18 @@ class Place:
         if not (path / FILE).exists():
             raise RunFolderError(f"{path} holds no study: there is no {FILE} in it")
         text = (path / FILE).read_text(encoding="utf-8")
-        return cls(path, study_of(read_yaml(text, str(path / FILE)), str(path / FILE)))
+        return cls(path.resolve(), study_of(read_yaml(text, str(path / FILE)), str(path / FILE)))
 
     @classmethod
-    def begun(cls, path: Path, said: Mapping[str, Any]) -> Place:
-        """The study that a mapping describes, begun in a folder, or gone on with; new runs may join an old study.
+    def foreseen(cls, path: Path, said: Mapping[str, Any]) -> Place:
+        """The study that a mapping describes as it would be in a folder; nothing is written.
 
         Raises:
             RunFolderError: for a folder that holds another study, one with runs that are not in this one or another
-                primary comparison; what was fixed beforehand stays.
+                primary comparison; what was fixed beforehand stays. New runs may join an old study.
         """
         study = study_of(said)
-        if (path / FILE).exists():
+        if is_study(path):
             old = cls.of(path).study
             missing = {cell.identity for cell in old.cells} - {cell.identity for cell in study.cells}
             is_first = old.primary is None and study.reproduces  # the package fixes it, not whoever has seen results
@@ -84,9 +85,19 @@ class Place:
                     else "its primary comparison is another"
                 )
                 raise RunFolderError(f"{path} holds another study ({what}); choose another folder with --out")
+        return cls(path.resolve(), study)
+
+    @classmethod
+    def begun(cls, path: Path, said: Mapping[str, Any]) -> Place:
+        """The study that a mapping describes, begun in a folder, or gone on with.
+
+        Raises:
+            RunFolderError: as `foreseen`.
+        """
+        place = cls.foreseen(path, said)
         path.mkdir(parents=True, exist_ok=True)
         write(path / FILE, yaml.safe_dump(dict(said), sort_keys=False, allow_unicode=True, width=110))
-        return cls(path, study)
+        return place
 
     def folder(self, cell: Cell) -> Path:
         """A cell's run folder."""
@@ -129,7 +140,7 @@ def is_study(folder: Path) -> bool:
     return (folder / FILE).exists()
 
 
-def jobs_of(place: Place, threads: int = 1, path: tuple[str, ...] = ()) -> tuple[list[Job], Callable[[Job], list[Job]]]:
+def jobs_of(place: Place, path: tuple[str, ...] = (), data: str = "") -> tuple[list[Job], Callable[[Job], list[Job]]]:
     """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it."""
     standings = {cell.name: place.standing(cell) for cell in place.study.cells}
     left = [cell for cell in place.study.cells if standings[cell.name].status not in ("finished", "damaged")]
@@ -142,7 +153,7 @@ def jobs_of(place: Place, threads: int = 1, path: tuple[str, ...] = ()) -> tuple
         source = have.get(key)
         first = source or cells[0]
         jobs = [
-            Job(cell.plan, place.folder(cell), None if cell is first else place.folder(first), False, threads, path)
+            Job(cell.plan, place.folder(cell), None if cell is first else place.folder(first), path=path, data=data)
             for cell in cells
         ]
         if source is not None or len(cells) == 1:
@@ -186,7 +197,7 @@ def compare(place: Place, scheduler: Scheduler, path: tuple[str, ...] = ()) -> I
         standings = {cell.name: place.standing(cell) for cell in place.study.cells}
         whole = sum(cell.plan.rounds + 1 for cell in place.study.cells if standings[cell.name].status != "damaged")
         begun, before = time.monotonic(), sum(standing.rounds for standing in standings.values())
-        jobs, after = jobs_of(place, path=path)
+        jobs, after = jobs_of(place, path, str(data_folder(None).resolve()))
         for job in jobs:
             (job.folder / FAILED).unlink(missing_ok=True)
         try:

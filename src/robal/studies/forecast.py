@@ -18,8 +18,8 @@ from robal.evaluation import seconds_needed
 from robal.loop import initial
 from robal.plan import Plan
 from robal.report.words import duration
-from robal.studies.compare import FILE, Place, Standing
-from robal.studies.study import Cell, study_of
+from robal.studies.compare import Place, Standing
+from robal.studies.study import Cell
 from robal.training import Recipe
 
 
@@ -46,9 +46,9 @@ def forecast(said: Mapping[str, Any], folder: Path, workers: int) -> tuple[list[
     Raises:
         PlanError: as `Study.check`.
     """
-    study = study_of(said)
+    place = Place.foreseen(folder, said)
+    study = place.study
     data = study.check()
-    place = Place.begun(folder, said) if (folder / FILE).exists() else Place(folder, study)
     speeds: dict[tuple[str, str], float] = {}
     found = []
     for cell in study.cells:

@@ -185,7 +185,8 @@ def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list
     for chosen in product(*(values.items() for values in axes.values())):
         labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
         try:
-            cells.append(Cell(labels, read_plan(base=reduce(merge, (settings for _, settings in chosen), base))))
+            plan = read_plan(base=reduce(merge, (settings for _, settings in chosen), base))
+            cells.append(Cell(labels, plan.located()))
         except PlanError as error:
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(Cell(labels, Plan()))

@@ -39,6 +39,7 @@ class Job:
         only_start: stop after round 0.
         threads: of torch.
         path: where modules of the user's are looked for.
+        data: where data sets are looked for that the plan does not place; "": where this process does.
     """
 
     plan: Plan
@@ -47,6 +48,7 @@ class Job:
     only_start: bool = False
     threads: int = 1
     path: Sequence[str] = ()
+    data: str = ""
 
 
 def work(job: Job) -> None:
@@ -57,6 +59,8 @@ def work(job: Job) -> None:
     """
     keep_freed_memory()
     torch.set_num_threads(job.threads)
+    if job.data:  # on another machine the environment is another
+        os.environ["ROBAL_DATA"] = job.data
     sys.path[:0] = [one for one in job.path if one not in sys.path]
     failed = job.folder / FAILED
     try:
