@@ -37,26 +37,39 @@ def floor(chosen: int, pool: Any) -> float:
     return float(divergence(draws, np.broadcast_to(pool, draws.shape)).mean())
 
 
-def describe_bias(candidates: Candidates, question: Tensor, hidden: Tensor | None) -> dict[str, dict[str, float]]:
-    """By measure, the divergence of the chosen images from the pool, and its floor, in bits.
+def describe_bias(candidates: Candidates, question: Tensor) -> dict[str, dict[str, float]]:
+    """By score, the divergence of the chosen images from the pool, and its floor, in bits.
 
     Args:
         candidates: the pool that was chosen from, in the eyes of the model at hand.
         question: [n] int64, what was chosen.
-        hidden: [N] int64, the true classes, known in simulation alone.
 
-    Scores are counted in 50 bins over the pool's own range, classes in a bin each.
+    Scores are counted in 50 bins over the pool's own range.
     """
-    chosen = torch.isin(candidates.indices, question)
-    histograms = {}
+    chosen, found = torch.isin(candidates.indices, question), {}
     for name, score in SCORES.items():
         values = score(candidates.probs).double()
         low, high = (float(end) for end in values.aminmax())
-        histograms[name] = [torch.histc(some, _BINS, low, high).long().numpy() for some in (values[chosen], values)]
-    if hidden is not None and bool((classes := hidden[candidates.indices]).min() >= 0):
-        counts = [some.bincount(minlength=int(classes.max()) + 1).numpy() for some in (classes[chosen], classes)]
-        histograms["true class"] = counts
+        found[name] = _described(*(torch.histc(some, _BINS, low, high).long() for some in (values[chosen], values)))
+    return found
+
+
+def bias_of_classes(hidden: Tensor | None, question: Tensor, candidates: Tensor) -> dict[str, dict[str, float]]:
+    """The same by true class, for the reader of a simulation; nothing where they are not all known.
+
+    Args:
+        hidden: [N] int64, the true classes, or None.
+        question: [n] int64, what was chosen.
+        candidates: [M] int64, what it was chosen from.
+    """
+    if hidden is None or bool((classes := hidden[candidates]).min() < 0):
+        return {}
+    counts = [some.bincount(minlength=int(classes.max()) + 1) for some in (hidden[question], classes)]
+    return {"true class": _described(*counts)}
+
+
+def _described(chosen: Tensor, pool: Tensor) -> dict[str, float]:
     return {
-        name: {"divergence": float(divergence(some, pool)), "floor": floor(int(some.sum()), pool)}
-        for name, (some, pool) in histograms.items()
+        "divergence": float(divergence(chosen.numpy(), pool.numpy())),
+        "floor": floor(int(chosen.sum()), pool.numpy()),
     }

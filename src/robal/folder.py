@@ -141,7 +141,7 @@ class RunFolder:
             return []
         try:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text
             raise RunFolderError(f"{path} is damaged ({error}); remove its last line, then `robal resume`") from None
 
     def save_history(self, rows: list[dict[str, Any]]) -> None:

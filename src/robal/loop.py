@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robal.acquisition import Random, choose, examples_of, needs_of
-from robal.bias import describe_bias
+from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
@@ -123,7 +123,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         generator(plan.seed, "choose", state.round),
     )
     note["entropy"] = None if first else describe_query(candidates, question)
-    note["bias"] = None if first else describe_bias(candidates, question, data.hidden)
+    note["bias"] = None if first else describe_bias(candidates, question)
     note["seconds"] = time.perf_counter() - started
     sheet = place.round(state.round) / "question.png"
     contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()], most=2_000)
@@ -165,6 +165,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     number, scratch = state.round, place.round(state.round)
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
     before = len(state.pool.classes)
+    of_classes = bias_of_classes(data.hidden, question, state.pool.candidates)  # for the reader alone
     state = reveal(plan, with_new_classes(state, data, place))
     started = time.perf_counter()
     state = replace(state, kept=carried_on(state.kept, additions(plan, state, question, previous, scratch, before)))
@@ -201,7 +202,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     }
     row["times"] = times | {"evaluate": row.pop("seconds")}
     row["seconds"] = sum(row["times"].values())
-    row["query"] |= {"entropy": note["entropy"], "bias": note.get("bias")}
+    bias = note.get("bias")
+    row["query"] |= {"entropy": note["entropy"], "bias": None if bias is None else bias | of_classes}
     if len(classes) > len(data.classes):
         row["new_classes"] = list(classes[len(data.classes) :])
     trained.save(scratch / "model.safetensors")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from robal.bias import MEASURES, describe_bias, divergence, floor
+from robal.bias import MEASURES, bias_of_classes, describe_bias, divergence, floor
 from robal.candidates import Candidates
 from robal.images import InMemory
 from robal.pool import Pool
@@ -44,15 +44,16 @@ def test_a_random_choice_is_near_its_floor_and_the_least_sure_are_far_above() ->
     hidden = (candidates.probs[:, 0] > 0.9).long()
     random = torch.randperm(2_000, generator=draw)[:200]
     unsure = candidates.probs[:, 0].argsort()[:200]
-    found = describe_bias(candidates, random, hidden)
+    found = describe_bias(candidates, random) | bias_of_classes(hidden, random, pool.candidates)
     assert tuple(found) == MEASURES
     assert all(abs(one["divergence"] - one["floor"]) < 0.02 for one in found.values())
-    biased = describe_bias(candidates, unsure, hidden)
+    biased = describe_bias(candidates, unsure) | bias_of_classes(hidden, unsure, pool.candidates)
     assert all(one["divergence"] > one["floor"] + 0.1 for one in biased.values())
-    assert tuple(describe_bias(candidates, random, None)) == MEASURES[:-1]
+    hidden[unsure[0]] = -1
+    assert bias_of_classes(hidden, random, pool.candidates) == bias_of_classes(None, random, pool.candidates) == {}
 
 
 def test_a_pool_of_which_the_model_is_equally_sure_has_no_bias() -> None:
     pool = Pool.unlabelled(InMemory(torch.full((50, 1, 1, 1), 0.5)), ("dark", "bright"))
-    found = describe_bias(Candidates(Sure(), pool, pool.candidates), torch.arange(10), None)
+    found = describe_bias(Candidates(Sure(), pool, pool.candidates), torch.arange(10))
     assert all(one == {"divergence": 0.0, "floor": 0.0} for one in found.values())

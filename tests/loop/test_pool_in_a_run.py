@@ -55,7 +55,9 @@ def test_no_label_is_used_that_was_not_bought(plan: Plan, data: Data, folder: Pa
     assert first["weights"] == second["weights"]
     assert first["questions"] == second["questions"]
     right = [row.pop("pool") for part in (first, second) for row in part["metrics"][1:]]
-    assert right[0]["pseudo_right"] != right[1]["pseudo_right"]  # the one figure that looks at them, for the reader
+    assert right[0]["pseudo_right"] != right[1]["pseudo_right"]  # one figure that looks at them, for the reader
+    classes = [row["query"]["bias"].pop("true class") for part in (first, second) for row in part["metrics"][1:]]
+    assert classes[0] != classes[1]  # and the other one
     assert first["metrics"] == second["metrics"]
 
 

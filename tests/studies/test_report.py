@@ -22,8 +22,8 @@ from robal.studies.results import bias_of, results_of
 FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
 
 
-def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000) -> None:
-    """Write what finished runs would have: `robust(labels, round)` is the accuracy under AutoAttack."""
+def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000, each: bool = True) -> None:
+    """Write what finished runs would have: `robust(labels, round)` is the accuracy under AutoAttack, in `each` round."""
     for one in place.study.cells:
         folder = place.folder(one)
         folder.mkdir(parents=True)
@@ -43,6 +43,8 @@ def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000) -> None
                 "times": {"train": 60.0},
             }
             row |= {"gradient_evaluations": 1000, "query": {"images": 50, "classes": [5] * 10}}
+            if not each and number < rounds:
+                del row["robust_accuracy"]["AutoAttack"], row["images"]["AutoAttack"]
             if number:
                 high = 0.5 if one.labels["acquisition"] == "Margin" else 0.1
                 row["query"]["bias"] = {name: {"divergence": high, "floor": 0.1} for name in ("entropy", "true class")}
@@ -96,6 +98,41 @@ def test_of_few_seeds_no_p_is_given(tmp_path: Path) -> None:
     told(place, lambda labels, number: 0.1 + 0.2 * (labels["acquisition"] == "DRE"))
     page = study_report(place.path).read_text()
     assert "too few seeds (p cannot be below 0.25)" in page
+
+
+def test_where_autoattack_is_of_the_end_alone_curves_are_of_the_attack_of_each_round(tmp_path: Path) -> None:
+    grid = {"acquisition": ["Random", "DRE", "Margin"], "seed": 6}
+    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 4}, grid=grid))
+    levels = {"Random": 0.1, "DRE": 0.2, "Margin": 0.05}
+    told(place, lambda labels, number: levels[labels["acquisition"]] * number, rounds=4, each=False)
+    block = results_of(place).blocks[0]
+    assert block.curve_measure("AutoAttack") == "PGD-50"
+    bias = bias_of(block, "PGD-50")
+    assert bias is not None
+    assert bias.rounds == (1, 2, 3, 4)
+    table = {row["acquisition"]: row for row in rows_of(study_report(place.path).parent / "table.csv")}
+    # PGD-50 is 0.1 above AutoAttack: Random ends at 0.5, DRE has it at half of its labels
+    assert table["DRE"]["labels to Random's end"] == "200 (+33 % saved)"
+    assert table["Margin"]["labels to Random's end"] == "never"
+
+
+def test_holms_correction_makes_many_comparisons_of_few_seeds_untestable(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said(grid={"acquisition": FUNCTIONS, "seed": 6}))
+    told(place, lambda labels, number: 0.1 + 0.01 * FUNCTIONS.index(labels["acquisition"]) * number)
+    table = rows_of(study_report(place.path).parent / "table.csv")
+    # nine comparisons: no p can be below 9 * 2 / 2^6
+    assert {row["p"] for row in table[1:]} == {"too few seeds (p cannot be below 0.28)"}
+
+
+def test_runs_that_are_not_finished_say_nothing_of_the_end(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 2}, grid={"acquisition": ["Random", "DRE"]}))
+    told(place, lambda labels, number: 0.2 * number, rounds=2)
+    folder = place.folder(cell(place, acquisition="Random"))
+    (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    rows = {row["acquisition"]: row for row in rows_of(study_report(place.path).parent / "table.csv")}
+    assert (rows["Random"]["runs"], rows["Random"]["AutoAttack"]) == ("0", "–")
+    (folder / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    assert "damaged" in study_report(place.path).read_text()
 
 
 def test_data_sets_are_blocks_and_never_pooled(tmp_path: Path) -> None:
@@ -161,6 +198,10 @@ def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path
     assert rows["DRE", "AutoAttack"]["differs"] == ""  # 56.0 both
     assert rows["Random", "AutoAttack"]["differs"] == "differs"  # 54.1 there
     assert rows["Random", "AutoAttack"]["difference"] == "-14.1"
+    for settings in (["rounds=2"], ["start.labels=50"]):
+        assert about.study(settings=settings)["reproduces"].endswith(" -")
+    assert about.study(settings=["recipe.objective.attack.steps=10"])["reproduces"].endswith(" third")
+    assert about.study(rounds=0)["plan"]["rounds"] == 0
     quick = Place.begun(tmp_path / "quick", about.study(only=["DRE"], seeds=1, quick=True))
     told(quick, lambda labels, number: 0.5, rounds=2)
     assert "nothing here can be compared" in study_report(quick.path).read_text()
@@ -183,6 +224,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for words, message in (
         (["dre-table5-minst"], "did you mean 'dre-table5-mnist'"),
         (["dre-table5-mnist", "--only", "DER"], "has no 'DER'"),
+        (["dre-table5-mnist", "acquisition.allocation=released"], "compares acquisition functions"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["reproduce", *words, "--out", str(tmp_path / "out")])

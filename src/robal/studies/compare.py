@@ -93,15 +93,18 @@ class Place:
 
         Raises:
             RunFolderError: as `foreseen`.
+            PlanError: for cells that their data cannot carry.
         """
         place = cls.foreseen(path, said)
+        place.study.check()  # before anything is written
         path.mkdir(parents=True, exist_ok=True)
         write(path / FILE, yaml.safe_dump(dict(said), sort_keys=False, allow_unicode=True, width=110))
         return place
 
     def folder(self, cell: Cell) -> Path:
-        """A cell's run folder."""
-        return self.path / cell.name
+        """A cell's run folder: one that is there under another name, from before the study grew, keeps it."""
+        there = next(iter(self.path.glob(f"*-{cell.identity[:8]}")), None)
+        return there or self.path / cell.name
 
     def standing(self, cell: Cell) -> Standing:
         """How far a cell's run is."""
@@ -140,7 +143,10 @@ def is_study(folder: Path) -> bool:
     return (folder / FILE).exists()
 
 
-def jobs_of(place: Place, path: tuple[str, ...] = (), data: str = "") -> tuple[list[Job], Callable[[Job], list[Job]]]:
+After = Callable[[Job, str], list[Job]]  # of a job that has ended, and what went wrong: what may begin now
+
+
+def jobs_of(place: Place, path: tuple[str, ...] = (), data: str = "") -> tuple[list[Job], After]:
     """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it."""
     standings = {cell.name: place.standing(cell) for cell in place.study.cells}
     left = [cell for cell in place.study.cells if standings[cell.name].status not in ("finished", "damaged")]
@@ -164,7 +170,17 @@ def jobs_of(place: Place, path: tuple[str, ...] = (), data: str = "") -> tuple[l
         else:
             now.append(replace(jobs[0], only_start=True))
             later[jobs[0].folder] = jobs
-    return now, lambda job: later.get(job.folder, []) if job.only_start else []
+
+    def after(job: Job, why: str) -> list[Job]:
+        mine = later.pop(job.folder, []) if job.only_start else []
+        if not why or not mine:
+            return mine
+        rest = [replace(other, start=mine[1].folder) for other in mine[2:]]  # another one computes round 0 for the rest
+        if rest:
+            later[mine[1].folder] = [replace(mine[1], start=None), *rest]
+        return [replace(mine[1], start=None, only_start=bool(rest))] if len(mine) > 1 else []
+
+    return now, after
 
 
 @dataclass(frozen=True)
@@ -188,18 +204,14 @@ def compare(place: Place, scheduler: Scheduler, path: tuple[str, ...] = ()) -> I
     """Carry out what is left of a study, failed runs too; how far it is, every half second.
 
     Raises:
-        PlanError: for cells that their data cannot carry, before anything runs.
         FolderInUse: if another process works at it.
     """
     with place.locked():
-        place.study.check()
         cells = {place.folder(cell): cell for cell in place.study.cells}
         standings = {cell.name: place.standing(cell) for cell in place.study.cells}
         whole = sum(cell.plan.rounds + 1 for cell in place.study.cells if standings[cell.name].status != "damaged")
         begun, before = time.monotonic(), sum(standing.rounds for standing in standings.values())
         jobs, after = jobs_of(place, path, str(data_folder(None).resolve()))
-        for job in jobs:
-            (job.folder / FAILED).unlink(missing_ok=True)
         try:
             for ended in carried_out(jobs, after, scheduler):
                 for job, why in ended:

@@ -30,7 +30,7 @@ class Forecast:
     Args:
         cell: the run.
         standing: how far it is.
-        evaluations: gradient evaluations of all its trainings, and of its attacks on test images at most.
+        evaluations: gradient evaluations of all its trainings, and of its attacks on validation and test images.
         seconds: what is left of it, on one thread of this machine; choosing images is not counted.
     """
 
@@ -79,10 +79,13 @@ def _seconds_each(plan: Plan, data: Data) -> float:
 
 
 def _evaluations(plan: Plan, number: int, data: Data) -> int:
-    """Gradient evaluations of a round at most: training, and attacks on test images."""
+    """Gradient evaluations of a round: training, and attacks, which stop earlier on images that fall."""
     recipe: Recipe = (plan.start if number == 0 else plan).recipe
     bought = plan.start.labels + number * plan.per_round
     training = recipe.budget or round(recipe.epochs * bought * recipe.objective.passes)
+    if plan.validation.bought_share == 0 and data.validation is not None:  # to choose the epoch by, and for the metrics
+        images = min(plan.validation.images, len(data.validation))
+        training += images * plan.validation.attack.passes * (1 + (recipe.epochs if recipe.keep == "best" else 0))
     if data.test is None:
         return training
     attacks = [*plan.evaluation.each_round, *(plan.evaluation.at_end if number == plan.rounds else ())]
@@ -105,9 +108,7 @@ def table_of(found: tuple[Sequence[Forecast], int]) -> Table:
     seconds = sum(run.seconds for run in runs if run.standing.status not in ("finished", "damaged"))
     labels = sum(run.cell.plan.budget for run in runs)
     shared = len(runs) - len({run.cell.start or run.cell.name for run in runs})
-    said = [
-        f"{len(runs)} runs, {labels:,} labels; {duration(seconds / workers)} at most with {workers} at once, if evenly"
-    ]
+    said = [f"{len(runs)} runs, {labels:,} labels; about {duration(seconds / workers)} with {workers} at once"]
     if shared:
         said.append(f"{shared} of them take over the first round of another, which is the same")
     table.caption = Text("\n".join(said))

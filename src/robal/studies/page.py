@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 import re
 from collections.abc import Sequence
 from html import escape
@@ -62,13 +64,14 @@ def verdict(results: Results) -> str:
     found = None if block is None else block.differences(primary.measure, primary.at).get(better)
     if block is None or found is None:
         return f"{better} against {other}, {what}: nothing to compare yet."
-    pairs = found.pairs
+    pairs, planned = found.pairs, len(results.place.study.axes["seed"])
     interval = f", 95 % interval over seeds {span(pairs.interval, True)}" if pairs.interval else ""
     tested = p_value(pairs.p, pairs.least_p)
     tested = tested if tested.startswith(FEW) else f"p = {tested} (least possible {pairs.least_p:.2g})"
     return (
         f"{better} less {other}, {what}: {points(pairs.mean, True)} points over {len(pairs.seeds)} "
         f"seed{'s' if len(pairs.seeds) > 1 else ''}{interval}; two-sided sign-flip test: {tested}."
+        + (f" {planned - len(pairs.seeds)} of {planned} seeds are missing yet." if planned > len(pairs.seeds) else "")
     )
 
 
@@ -77,7 +80,7 @@ def row_of(results: Results, block: Block, line: Line, found: Difference | None)
     measure, at = results.main
     row: dict[str, Any] = dict(block.fixed) | {
         results.axis: line.label,
-        "runs": len(line.values("accuracy")) or len(line.runs),
+        "runs": line.finished,
     }
     row["labels"] = f"{line.bought:,}"
     for name in results.measures:
@@ -92,6 +95,7 @@ def row_of(results: Results, block: Block, line: Line, found: Difference | None)
     row[f"less {block.reference}"] = "" if found is None else points(found.pairs.mean, True)
     row["interval"] = "" if found is None else span(found.pairs.interval, True)
     row["effect"] = "" if found is None or found.pairs.effect is None else f"{found.pairs.effect:+.1f}"
+    row["pairs"] = "" if found is None else len(found.pairs.seeds)
     row["p"] = "" if found is None else _tested(found)
     row[f"labels to {block.reference}'s end"] = _needed(block, line, found)
     row["time"] = duration(line.seconds)
@@ -101,8 +105,8 @@ def row_of(results: Results, block: Block, line: Line, found: Difference | None)
 
 def _tested(found: Difference) -> str:
     if found.is_primary:
-        return f"{p_value(found.pairs.p, found.pairs.least_p)}, primary"
-    shown = p_value(found.adjusted, found.pairs.least_p)
+        return f"{p_value(found.pairs.p, found.least_p)}, primary"
+    shown = p_value(found.adjusted, found.least_p)
     return shown if shown.startswith(FEW) else f"{shown}, Holm, explores"
 
 
@@ -111,6 +115,8 @@ def _needed(block: Block, line: Line, found: Difference | None) -> str:
         return ""
     if found.needed is None:
         return "never"
+    if math.isnan(found.needed):
+        return "–"
     whole = block.line(block.reference).bought
     return f"{found.needed:,.0f} ({100 * (1 - found.needed / whole):+.0f} % saved)" if whole else f"{found.needed:,.0f}"
 
@@ -161,7 +167,8 @@ def _drawn(
             figures.differences(block, found, measure, f"{start}-differences"),
         )
     )
-    bias = bias_of(block, measure)
+    by_round = block.curve_measure(measure)
+    bias = bias_of(block, by_round or measure)
     if bias is not None:
         labels = [line.label for line in block.lines]
         shown.append(
@@ -174,8 +181,8 @@ def _drawn(
         most = max((point.points for points in bias.correlations.values() for point in points), default=0)
         shown.append(
             (
-                f"Correlation of bias and robustness over {most} ways to choose, round by round; the band is the 95 % "
-                f"interval for entropy. {'So few points prove little.' if most < 30 else ''}",
+                f"Correlation of bias and robustness ({by_round or measure}) over {most} ways to choose, round by "
+                f"round; the band is the 95 % interval for entropy. {'So few points prove little.' * (most < 30)}",
                 figures.correlations(bias, f"{start}-correlation"),
             )
         )
@@ -213,6 +220,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
                 "figures": [(caption, Markup(drawing.inline())) for caption, drawing in drawn],
                 "papers": _papers(block, results),
                 "reference": block.reference,
+                "by_round": block.curve_measure(measure) or "nothing that was measured each round",
             }
         )
     about, theirs = beside(results)
@@ -261,11 +269,13 @@ def _shown(one: Beside) -> dict[str, Any]:
 
 def _papers(block: Block, results: Results) -> list[str]:
     """The paper's own test, for those who compare with it."""
-    measure, _ = results.main
-    said = []
+    said: list[str]
+    measure, said = block.curve_measure(results.main[0]), []
+    if measure is None:
+        return said
     for line in block.lines:
         if line.label != block.reference and (found := block.papers_test(line.label, measure)):
-            said.append(f"{line.label} over {block.reference}: p = {found[0]:.2g} over {found[1]} stages")
+            said.append(f"{line.label} over {block.reference}: p = {found[0]:.2g} over {found[1]} stages, {measure}")
     return said
 
 
@@ -275,11 +285,7 @@ def _runs(results: Results, out: Path) -> list[dict[str, Any]]:
     for cell in results.place.study.cells:
         standing = results.place.standing(cell)
         folder = results.place.folder(cell)
-        plan = (
-            Path("..") / folder.name / "plan.yaml"
-            if out.parent == results.place.path
-            else folder.resolve() / "plan.yaml"
-        )
-        link = Markup(f'<a href="{escape(str(plan))}">plan</a>') if (folder / "plan.yaml").exists() else ""
+        plan = os.path.relpath(folder / "plan.yaml", out)
+        link = Markup(f'<a href="{escape(plan)}">plan</a>') if (folder / "plan.yaml").exists() else ""
         shown.append({"name": cell.name, "status": standing.status, "plan": link, "said": cell.said})
     return shown

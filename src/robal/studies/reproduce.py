@@ -72,9 +72,12 @@ class Reproduction:
         ]
         if unknown:
             raise PlanError(unknown)
-        plan: dict[str, Any] = {"rounds": rounds or self.rounds[stage]}
+        plan: dict[str, Any] = {"rounds": self.rounds[stage] if rounds is None else rounds}
         if quick:
             plan |= self.quick | ({} if rounds is None else {"rounds": rounds})
+        refused = [setting for setting in settings if setting.startswith("acquisition")]
+        if refused:
+            raise PlanError([f"{refused[0]}: {self.name} compares acquisition functions; for others use robal compare"])
         for setting in settings:
             plan = merge(plan, _dotted(parse_override(setting)))
         grid = {label: value for label, value in self.grid.items() if not only or label in only}
@@ -86,7 +89,9 @@ class Reproduction:
                 "measure": "AutoAttack",
                 "at": "end",
             }
-        comparable = not quick and rounds in (None, self.rounds[stage])
+        length = ("rounds", "start.labels", "per_round", "data", "network", "threat", "preset")
+        same = not any(setting.startswith(length) for setting in settings)
+        comparable = same and not quick and rounds in (None, self.rounds[stage])
         return said | {"reproduces": f"{self.name} {stage}" if comparable else f"{self.name} -"}
 
 

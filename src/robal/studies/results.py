@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -49,10 +50,15 @@ class Run:
         seen = [(row.bought, rate.value) for row in self.record.rounds if (rate := rate_of(row, measure)) is not None]
         return [labels for labels, _ in seen], [rate for _, rate in seen]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last round that the study asks for is measured."""
+        return self.record.last is not None and self.record.last.number >= self.cell.plan.rounds
+
     def value(self, measure: str, at: str = "end") -> float | None:
         """A rate of a finished run, after its last round or as its curve's mean height; None where not measured."""
         labels, rates = self.curve(measure)
-        if not self.record.is_finished or not rates:
+        if not self.is_finished or not rates:
             return None
         if at == "area":
             return area(labels, rates)
@@ -89,17 +95,20 @@ class Line:
 
     def over_images(self, measure: str) -> tuple[float, float] | None:
         """95 % Wilson interval for the mean as if of one run: all seeds are measured on the same images."""
-        mean, last = self.mean(measure), [run.record.last for run in self.runs if run.record.is_finished]
+        mean, last = self.mean(measure), [run.record.last for run in self.runs if run.is_finished]
         images = [rate.images for row in last if row and (rate := rate_of(row, measure)) and rate.images]
         return None if mean is None or not images else wilson(mean, min(images))
 
-    def curve(self, measure: str) -> tuple[list[int], list[float], list[float], list[float]]:
-        """Labels, and mean, lowest and highest rate over the seeds, where all of them were measured."""
+    def curve(
+        self, measure: str, seeds: Collection[str] | None = None
+    ) -> tuple[list[int], list[float], list[float], list[float]]:
+        """Labels, and mean, lowest and highest rate over finished runs (of some `seeds`), where all were measured."""
         by_labels: dict[int, list[float]] = {}
-        for run in self.runs:
+        some = [run for run in self.runs if run.is_finished and (seeds is None or run.cell.labels["seed"] in seeds)]
+        for run in some:
             for labels, rate in zip(*run.curve(measure), strict=True):
                 by_labels.setdefault(labels, []).append(rate)
-        whole = {labels: rates for labels, rates in sorted(by_labels.items()) if len(rates) == len(self.runs)}
+        whole = {labels: rates for labels, rates in sorted(by_labels.items()) if len(rates) == len(some)}
         rates = list(whole.values())
         return (
             list(whole),
@@ -111,23 +120,24 @@ class Line:
     @cached_property
     def seconds(self) -> float:
         """Of one run, on average over those that are finished."""
-        done = [run.record.seconds for run in self.runs if run.record.is_finished]
+        done = [run.record.seconds for run in self.runs if run.is_finished]
         return statistics.mean(done) if done else 0.0
 
     @cached_property
     def evaluations(self) -> int:
         """Gradient evaluations of one run's training, on average over those that are finished."""
-        done = [
-            sum(row.gradient_evaluations or 0 for row in run.record.rounds)
-            for run in self.runs
-            if run.record.is_finished
-        ]
+        done = [sum(row.gradient_evaluations or 0 for row in run.record.rounds) for run in self.runs if run.is_finished]
         return round(statistics.mean(done)) if done else 0
 
     @property
     def bought(self) -> int:
         """Labels of one run at its end."""
-        return max((run.record.last.bought for run in self.runs if run.record.last), default=0)
+        return max((run.record.last.bought for run in self.runs if run.record.last and run.is_finished), default=0)
+
+    @property
+    def finished(self) -> int:
+        """How many runs are."""
+        return sum(run.is_finished for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -138,12 +148,15 @@ class Difference:
         pairs: the differences and the test.
         adjusted: p after Holm's correction over the lines of the block; None for the primary and where there is none.
         is_primary: fixed in the study file beforehand.
-        needed: labels until the line reaches for good where the reference ends; None where it never does.
+        least_p: the least that p, or the adjusted p, could be.
+        needed: labels until the line reaches for good where the reference ends, by the curves of the seeds that both
+            have; None where it never does, nan where no curve says.
     """
 
     pairs: Paired
     adjusted: float | None
     is_primary: bool
+    least_p: float
     needed: float | None
 
 
@@ -172,25 +185,37 @@ class Block:
         """The one that is called so."""
         return next(line for line in self.lines if line.label == label)
 
+    def curve_measure(self, measure: str) -> str | None:
+        """`measure` where curves have it, else AutoAttack's or the last attack that was measured in several rounds."""
+        names = {name for line in self.lines for run in line.runs for name in run.record.attacks}
+        order = [measure, *sorted(names, key=lambda name: (not is_auto_attack(name), name))]
+        return next((name for name in order if len(self.line(self.reference).curve(name)[0]) > 1), None)
+
     def differences(self, measure: str, at: str = "end") -> dict[str, Difference]:
         """By label, how each other line differs from the reference."""
         ours = self.line(self.reference)
-        _, rates, *_ = ours.curve(measure)
-        target = rates[-1] if rates else None
         found = {line.label: paired(line.values(measure, at), ours.values(measure, at)) for line in self.lines}
         found = {label: pairs for label, pairs in found.items() if label != self.reference and pairs.seeds}
         same = self.primary is not None and (self.primary.measure, self.primary.at) == (measure, at)
         first = self.primary.compare[0] if self.primary is not None and same else None
         exploring = {label: pairs.p for label, pairs in found.items() if label != first and pairs.p is not None}
         adjusted = dict(zip(exploring, holm(list(exploring.values())), strict=True))
-        needed = {}
-        for label in found:
-            theirs = self.line(label).curve(measure)
-            needed[label] = None if target is None or not theirs[0] else labels_needed(theirs[0], theirs[1], target)
         return {
-            label: Difference(pairs, adjusted.get(label), label == first, needed[label])
+            label: Difference(
+                pairs,
+                adjusted.get(label),
+                label == first,
+                pairs.least_p if label == first else min(1.0, pairs.least_p * max(1, len(exploring))),
+                self._needed(label, self.curve_measure(measure), pairs.seeds),
+            )
             for label, pairs in found.items()
         }
+
+    def _needed(self, label: str, measure: str | None, seeds: Collection[str]) -> float | None:
+        if measure is None:
+            return math.nan
+        one, other = self.line(label).curve(measure, seeds), self.line(self.reference).curve(measure, seeds)
+        return labels_needed(one[0], one[1], other[1][-1]) if len(one[0]) > 1 and len(other[0]) > 1 else math.nan
 
     def papers_test(self, label: str, measure: str) -> tuple[float, int] | None:
         """p of the paper's own test over stages, and how many stages; see `statistics.over_stages` for why not."""
@@ -304,9 +329,10 @@ def bias_of(block: Block, measure: str) -> Bias | None:
         for run in line.runs:
             for row in run.record.rounds:
                 rate = rate_of(row, measure)
-                if not row.bias or rate is None:
+                if not row.bias:
                     continue
-                robust.setdefault(row.number, {}).setdefault(line.label, []).append(rate.value)
+                if rate is not None:
+                    robust.setdefault(row.number, {}).setdefault(line.label, []).append(rate.value)
                 for name, value in row.bias.items():
                     by_round.setdefault(row.number, {}).setdefault(name, {}).setdefault(line.label, []).append(value)
     if not by_round:
@@ -326,7 +352,7 @@ def bias_of(block: Block, measure: str) -> Bias | None:
         }
         points = []
         for number in rounds:
-            labels = [label for label in by_round[number].get(name, {}) if label in robust[number]]
+            labels = [label for label in by_round[number].get(name, {}) if label in robust.get(number, {})]
             some = [statistics.mean(by_round[number][name][label]) for label in labels]
             points.append(correlation(some, [statistics.mean(robust[number][label]) for label in labels]))
         correlations[name] = tuple(points)

@@ -156,9 +156,9 @@ class OnRay:
 
 
 def carried_out(
-    jobs: Sequence[Job], after: Callable[[Job], Iterable[Job]], scheduler: Scheduler
+    jobs: Sequence[Job], after: Callable[[Job, str], Iterable[Job]], scheduler: Scheduler
 ) -> Iterator[list[tuple[Job, str]]]:
-    """Carry out jobs, and those that may begin once another has ended well.
+    """Carry out jobs, and those that `after` says may begin once another has ended, well or not.
 
     Yields:
         Every half second, or as soon as one ends: the jobs that ended since, each with what went wrong, or "".
@@ -169,6 +169,5 @@ def carried_out(
             scheduler.begin(waiting.pop(0))
         ended = scheduler.ended()
         for job, why in ended:
-            if not why:
-                waiting += after(job)
+            waiting += after(job, why)
         yield ended

@@ -25,7 +25,7 @@ class Paired:
         mean: of them; nan without any.
         interval: 95 %, bootstrap over seeds (BCa), or None for fewer than five.
         p: of the two-sided exact sign-flip test of "no difference", or None for fewer than two.
-        least_p: what p could be at least with so many pairs: 2 / 2^n.
+        least_p: what p could be at least: 2 / 2^m, of the m pairs that differ at all.
         effect: mean over the standard deviation of the differences (Cohen's d_z), or None where that is 0 or unknown.
     """
 
@@ -50,7 +50,7 @@ def paired(one: Mapping[str, float], other: Mapping[str, float]) -> Paired:
     """
     seeds = tuple(seed for seed in one if seed in other)
     differences = np.array([one[seed] - other[seed] for seed in seeds])
-    n = len(seeds)
+    n, different = len(seeds), int((differences != 0).sum())
     p = None
     if n >= 2:
         resamples = np.inf if n <= MOST_EXACT else 100_000
@@ -70,7 +70,7 @@ def paired(one: Mapping[str, float], other: Mapping[str, float]) -> Paired:
         mean,
         over_seeds(differences.tolist()),
         p,
-        2 / 2**n if n else 1.0,
+        2 / 2**different if different else 1.0,
         mean / spread if spread > 0 else None,
     )
 

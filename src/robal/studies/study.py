@@ -155,7 +155,8 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     axes: dict[str, dict[str, None]] = {}
     for grid in grids:
         mine = {str(axis): _values(str(axis), values, where) for axis, values in grid.items()}
-        mine = {axis: values for axis, values in mine.items() if axis != "seed"} | {"seed": mine.get("seed", {"0": {}})}
+        seeds = mine.pop("seed", {str(base.get("seed", 0)): {}})
+        mine["seed"] = seeds  # last
         if axes and set(mine) != set(axes):
             raise PlanError(
                 [f"{where}: all grids vary the same: {', '.join(axes)} and {', '.join(mine)} do not go together"]

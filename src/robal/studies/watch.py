@@ -64,7 +64,10 @@ def _line(place: Place, cell: Cell, why: str, now: Progress) -> str:
     head = f"{done} of {len(now.standings)}: {cell.name}"
     if why:
         return f"{head} failed: {why}"
-    row = RunFolder(place.folder(cell)).history()[-1]
+    history = RunFolder(place.folder(cell)).history()
+    if not history:
+        return f"{head} ended, and nothing of it lies in {place.folder(cell)}"
+    row = history[-1]
     rates = [] if row["accuracy"] is None else [f"{row['accuracy']:.1%} accurate"]
     rates += [f"{rate:.1%} under {attack}" for attack, rate in row["robust_accuracy"].items()]
     return f"{head}, {row['labelled']:,} labels: {', '.join(rates)}"

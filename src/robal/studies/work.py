@@ -23,9 +23,10 @@ from robal.loop import rounds
 from robal.memory import keep_freed_memory
 from robal.plan import Plan
 from robal.progress import quiet
-from robal.records import check_same_run, write_records
+from robal.records import begun, check_same_run, write_records
 
 FAILED = "failed.json"
+_KEPT = ("question.png", "query.csv", "query.png", "model.safetensors", "kept.safetensors")  # of a finished round
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def work(job: Job) -> None:
         os.environ["ROBAL_DATA"] = job.data
     sys.path[:0] = [one for one in job.path if one not in sys.path]
     failed = job.folder / FAILED
+    failed.unlink(missing_ok=True)  # of another time
     try:
         with quiet():
             data = job.plan.data.load()
@@ -71,7 +73,6 @@ def work(job: Job) -> None:
             for state in rounds(job.plan, data, job.folder):
                 if job.only_start and state.round > 0:
                     break
-        failed.unlink(missing_ok=True)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -82,23 +83,30 @@ def work(job: Job) -> None:
 
 
 def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
-    """Begin a run with round 0 of another one whose round 0 is the same; nothing where the run has one already."""
+    """Begin a run with round 0 of another one whose round 0 is the same.
+
+    Nothing is taken where the run has a question already, where the other one was begun with other images, by another
+    version or on another device, or lacks what it should have: then the run computes its own.
+    """
     source = RunFolder(start)
     with RunFolder(folder).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)
         if place.history() or place.question(0) is not None:
             return
-        asked, first = source.question(0), source.history()[0]
+        asked, history = source.question(0), source.history()
         answers = None if asked is None else source.answers(0, asked[0])
-        assert asked is not None
-        assert answers is not None
-        for file in sorted(source.round(0).iterdir()):
-            if file.is_file() and file.suffix != ".part":
-                shutil.copy(file, place.round(0) / file.name)
+        theirs, ours = begun(source), begun(place)
+        is_same = theirs["data"]["fingerprint"] == ours["data"]["fingerprint"]
+        is_same = is_same and all(theirs.get(key) == ours.get(key) for key in ("versions", "device", "threads"))
+        if asked is None or answers is None or not history or not is_same:
+            return
+        for name in _KEPT:
+            if (source.round(0) / name).exists():
+                shutil.copy(source.round(0) / name, place.round(0) / name)
         place.save_question(0, *asked)
         place.save_answers(0, asked[0], answers, "Hidden")
-        place.save_history([first | {"shared_with": start.name}])
+        place.save_history([history[0] | {"shared_with": start.name}])
 
 
 def at_work(job: Job) -> None:
