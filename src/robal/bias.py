@@ -69,7 +69,5 @@ def bias_of_classes(hidden: Tensor | None, question: Tensor, candidates: Tensor)
 
 
 def _described(chosen: Tensor, pool: Tensor) -> dict[str, float]:
-    return {
-        "divergence": float(divergence(chosen.numpy(), pool.numpy())),
-        "floor": floor(int(chosen.sum()), pool.numpy()),
-    }
+    counts = chosen.numpy(), pool.numpy()
+    return {"divergence": float(divergence(*counts)), "floor": floor(int(chosen.sum()), counts[1])}

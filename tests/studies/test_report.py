@@ -23,7 +23,7 @@ FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGi
 
 
 def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000, each: bool = True) -> None:
-    """Write what finished runs would have: `robust(labels, round)` is the accuracy under AutoAttack, in `each` round."""
+    """Write what finished runs would have; `robust(labels, round)`: accuracy under AutoAttack, in `each` round."""
     for one in place.study.cells:
         folder = place.folder(one)
         folder.mkdir(parents=True)
