@@ -154,11 +154,9 @@ def test_a_study_may_grow_and_no_other_takes_its_folder(tmp_path: Path) -> None:
     assert row["shared_with"].startswith("Random")
     with pytest.raises(RunFolderError, match="2 of its runs are not in this one"):
         Place.begun(tmp_path / "study", said(plan=TINY | {"per_round": 11}))
+    primary = {"compare": ["Margin", "Random"], "measure": "FGSM"}
     with pytest.raises(RunFolderError, match="primary comparison is another"):
-        Place.begun(
-            tmp_path / "study",
-            said(grid={"acquisition": ["Random", "Margin"], "seed": 1}, primary={"compare": ["Margin", "Random"]}),
-        )
+        Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random", "Margin"], "seed": 1}, primary=primary))
     with grown.locked(), pytest.raises(FolderInUse, match="another process works"):
         carry_out(grown)
     with pytest.raises(RunFolderError, match="holds no study"):

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import TINY, cell, main_ends, said
+import small_studies
+import yaml
+from small_studies import TINY, cell, main_ends
 
 from robal.cli import main
 from robal.plans import encode, to_yaml
@@ -20,6 +22,22 @@ from robal.studies import Place, reproduction, reproductions, study_of, study_re
 from robal.studies.results import bias_of, results_of
 
 FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
+
+
+PLAN = TINY | {"evaluation": {"images": 20, "each_round": [{"name": "PGD", "steps": 50}], "at_end": ["AutoAttack"]}}
+
+
+def said(**more: Any) -> dict[str, Any]:
+    """A study whose runs measure what `told` writes."""
+    return small_studies.said(**({"plan": PLAN} | more))
+
+
+def written(path: Path, study: dict[str, Any]) -> Place:
+    """A study in its folder, whose data need not be here."""
+    place = Place.foreseen(path, study)
+    path.mkdir(exist_ok=True)
+    (path / "study.yaml").write_text(yaml.safe_dump(study))
+    return place
 
 
 def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000, each: bool = True) -> None:
@@ -66,7 +84,7 @@ def test_the_table_says_what_can_be_reckoned_by_hand(tmp_path: Path) -> None:
 
     primary = {"compare": ["DRE", "Random"], "measure": "AutoAttack"}
     grid = {"acquisition": list(levels), "seed": 6}
-    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 2}, grid=grid, primary=primary))
+    place = Place.begun(tmp_path / "study", said(plan=PLAN | {"rounds": 2}, grid=grid, primary=primary))
     told(place, robust, rounds=2)
     page = study_report(place.path).read_text()
     # six pairs, all of one sign: p is the least possible, 2 / 2^6
@@ -102,7 +120,7 @@ def test_of_few_seeds_no_p_is_given(tmp_path: Path) -> None:
 
 def test_where_autoattack_is_of_the_end_alone_curves_are_of_the_attack_of_each_round(tmp_path: Path) -> None:
     grid = {"acquisition": ["Random", "DRE", "Margin"], "seed": 6}
-    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 4}, grid=grid))
+    place = Place.begun(tmp_path / "study", said(plan=PLAN | {"rounds": 4}, grid=grid))
     levels = {"Random": 0.1, "DRE": 0.2, "Margin": 0.05}
     told(place, lambda labels, number: levels[labels["acquisition"]] * number, rounds=4, each=False)
     block = results_of(place).blocks[0]
@@ -125,7 +143,7 @@ def test_holms_correction_makes_many_comparisons_of_few_seeds_untestable(tmp_pat
 
 
 def test_runs_that_are_not_finished_say_nothing_of_the_end(tmp_path: Path) -> None:
-    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 2}, grid={"acquisition": ["Random", "DRE"]}))
+    place = Place.begun(tmp_path / "study", said(plan=PLAN | {"rounds": 2}, grid={"acquisition": ["Random", "DRE"]}))
     told(place, lambda labels, number: 0.2 * number, rounds=2)
     folder = place.folder(cell(place, acquisition="Random"))
     (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text().splitlines()[0] + "\n")
@@ -147,7 +165,7 @@ def test_data_sets_are_blocks_and_never_pooled(tmp_path: Path) -> None:
 def test_the_report_of_two_hundred_runs_is_fast_and_small(tmp_path: Path) -> None:
     draw = random.Random(0)
     place = Place.begun(
-        tmp_path / "study", said(plan=TINY | {"rounds": 8}, grid={"acquisition": FUNCTIONS, "seed": 20})
+        tmp_path / "study", said(plan=PLAN | {"rounds": 8}, grid={"acquisition": FUNCTIONS, "seed": 20})
     )
     told(place, lambda labels, number: 0.05 * number + 0.05 * draw.random(), rounds=8)
     began = time.process_time()
@@ -190,7 +208,7 @@ def test_published_numbers_are_the_papers() -> None:
 
 def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path: Path) -> None:
     about = reproduction("dre-table5-mnist")
-    place = Place.begun(tmp_path / "study", about.study(only=["DRE", "Random"], seeds=2))
+    place = written(tmp_path / "study", about.study(only=["DRE", "Random"], seeds=2))
     told(place, lambda labels, number: 0.56 if labels["acquisition"] == "DRE" else 0.40, rounds=8)
     page = study_report(place.path).read_text()
     assert "What is done otherwise" in page
@@ -202,7 +220,7 @@ def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path
         assert about.study(settings=settings)["reproduces"].endswith(" -")
     assert about.study(settings=["recipe.objective.attack.steps=10"])["reproduces"].endswith(" third")
     assert about.study(rounds=0)["plan"]["rounds"] == 0
-    quick = Place.begun(tmp_path / "quick", about.study(only=["DRE"], seeds=1, quick=True))
+    quick = written(tmp_path / "quick", about.study(only=["DRE"], seeds=1, quick=True))
     told(quick, lambda labels, number: 0.5, rounds=2)
     assert "nothing here can be compared" in study_report(quick.path).read_text()
 
@@ -211,11 +229,11 @@ def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> 
     from robal.studies import joined
 
     about, folder = reproduction("dre-table5-mnist"), tmp_path / "study"
-    Place.begun(folder, about.study(only=["DRE", "Random"], seeds=4))
-    place = Place.begun(folder, joined(folder, about.study(seeds=2)))
+    written(folder, about.study(only=["DRE", "Random"], seeds=4))
+    place = written(folder, joined(folder, about.study(seeds=2)))
     assert len(place.study.cells) == 2 * 4 + 10 * 2
     assert dict(cell(place, acquisition="Random", seed="3").labels) == {"acquisition": "Random", "seed": "3"}
-    assert len(Place.begun(folder, joined(folder, about.study(seeds=2))).study.cells) == 28
+    assert len(written(folder, joined(folder, about.study(seeds=2))).study.cells) == 28
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

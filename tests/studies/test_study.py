@@ -61,9 +61,9 @@ def test_data_sets_make_runs_apart_though_the_rest_is_the_same() -> None:
 
 def test_the_primary_comparison() -> None:
     grid = {"acquisition": ["Random", "Margin"], "start.labels": [20, 40]}
-    primary = {"axis": "acquisition", "compare": ["Margin", "Random"], "at": "area", "where": {"start.labels": 20}}
+    primary = {"compare": ["Margin", "Random"], "measure": "PGD-2", "at": "area", "where": {"start.labels": 20}}
     found = study_of(said(grid=grid, primary=primary)).primary
-    assert found == Primary("acquisition", ("Margin", "Random"), "AutoAttack", "area", {"start.labels": "20"})
+    assert found == Primary("acquisition", ("Margin", "Random"), "PGD-2", "area", {"start.labels": "20"})
     assert isinstance(study_of(said()).cells[2].plan.acquisition, Margin)
     assert study_of(said()).primary is None
 
@@ -90,6 +90,16 @@ def test_the_primary_comparison() -> None:
         ({"primary": {"compare": ["Margin", "Random"], "at": "start"}}, "end or area"),
         ({"primary": {"compare": ["Margin", "Random"], "measures": "x"}}, "primary.measures: unknown"),
         ({"primary": "DRE"}, "primary is a mapping"),
+        ({"primary": {"compare": None}}, "primary.compare is a list"),
+        ({"primary": {"compare": ["Margin", "Random"], "where": {"datset": "x"}}}, "'datset' is no axis"),
+        (
+            {"primary": {"compare": ["Margin", "Random"], "measure": "AutoAtack"}},
+            "'AutoAtack' is not measured at its end by acquisition Random, seed 0; it measures accuracy, PGD-2, FGSM",
+        ),
+        (
+            {"primary": {"compare": ["Margin", "Random"], "measure": "FGSM", "at": "area"}},
+            "'FGSM' is not measured in each round",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(change: dict[str, Any], message: str) -> None:

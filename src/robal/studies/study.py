@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
@@ -16,7 +16,7 @@ from robal.acquisition import Random
 from robal.data import Data
 from robal.errors import InputError, PlanError, did_you_mean
 from robal.oracles import Hidden
-from robal.plan import Plan
+from robal.plan import Plan, name_of
 from robal.plans import merge, read_plan, read_yaml
 from robal.records import digest
 from robal.training import Recipe
@@ -170,6 +170,8 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
             axes.setdefault(axis, {}).update(dict.fromkeys(values))
     names = {axis: tuple(values) for axis, values in axes.items()}
     primary = _primary(said.get("primary"), names, where)
+    if primary is not None:
+        _check_measure(primary, cells.values(), where)
     return Study(tuple(cells.values()), names, primary, str(said.get("reproduces") or ""))
 
 
@@ -273,9 +275,12 @@ def _primary(said: Any, axes: Mapping[str, tuple[str, ...]], where: str) -> Prim
     ]
     if unknown:
         raise PlanError(unknown)
+    if not isinstance(said.get("compare", ()), list | tuple) or not isinstance(said.get("where") or {}, Mapping):
+        raise PlanError([f"{where}: primary.compare is a list, and primary.where a mapping, as in {example}"])
     found = Primary(**{**said, "compare": tuple(map(str, said.get("compare", Primary.compare)))})
     found = replace(found, where={str(axis): str(label) for axis, label in (found.where or {}).items()})
-    mistakes = []
+    unknown = [axis for axis in found.where or {} if axis not in axes]
+    mistakes = [f"{where}: primary.where: {axis!r} is no axis of the grid" for axis in unknown]
     if found.at not in ("end", "area"):
         mistakes.append(f"{where}: primary.at is end or area, not {found.at!r}")
     if found.axis not in axes or found.axis == "seed":
@@ -295,3 +300,17 @@ def _primary(said: Any, axes: Mapping[str, tuple[str, ...]], where: str) -> Prim
     if mistakes:
         raise PlanError(mistakes)
     return found
+
+
+def _check_measure(primary: Primary, cells: Iterable[Cell], where: str) -> None:
+    """Refuse a measure that one of the runs which are compared would not have."""
+    for cell in cells:
+        if cell.labels[primary.axis] not in primary.compare or not (primary.where or {}).items() <= cell.labels.items():
+            continue
+        evaluation = cell.plan.evaluation
+        attacks = (*evaluation.each_round, *(evaluation.at_end if primary.at == "end" else ()))
+        names = ["accuracy", *(name_of(attack, cell.plan.threat) for attack in attacks)]
+        if primary.measure not in names:
+            when = "in each round" if primary.at == "area" else "at its end"
+            lacking = f"{primary.measure!r} is not measured {when} by {cell.said}; it measures {', '.join(names)}"
+            raise PlanError([f"{where}: primary.measure: {lacking}"])
