@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,16 @@ def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(said(plan=TINY | {"rounds": 6})))
     robal = str(Path(sys.executable).with_name("robal"))
     words = [robal, "compare", str(file), "--out", str(tmp_path / "out"), "--workers", "1"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.default_int_handler
+        ),  # a job in the background has none
+    )
     for _ in range(1200):
         if list((tmp_path / "out").glob("*/metrics.jsonl")):
             break
