@@ -691,7 +691,7 @@ def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler) -> None:
 
     place = Place.begun(folder, said)
     try:
-        counts = watch(place, compare(place, scheduler, (str(Path.cwd()),)))
+        counts = watch(place, compare(place, scheduler))
     except KeyboardInterrupt:
         again = " ".join(["robal", *sys.argv[1:]])
         print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)

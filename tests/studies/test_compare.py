@@ -55,8 +55,7 @@ def test_a_run_that_fails_is_told_of_and_tried_again_alone(tmp_path: Path, monke
     monkeypatch.syspath_prepend(tmp_path)
     grid = {"acquisition": {"good": "Random", "bad": "breaking:Breaking"}, "seed": 1}
     place = Place.begun(tmp_path / "study", said(grid=grid))
-    path = (str(tmp_path),)
-    ended = {one.name: why for now in compare(place, Local(2), path) for one, why in now.ended}
+    ended = {one.name: why for now in compare(place, Local(2)) for one, why in now.ended}
     good, bad = cell(place, acquisition="good"), cell(place, acquisition="bad")
     assert ended[good.name] == ""
     assert "ValueError: out of luck" in ended[bad.name]
@@ -64,7 +63,7 @@ def test_a_run_that_fails_is_told_of_and_tried_again_alone(tmp_path: Path, monke
     assert (place.standing(bad).status, place.standing(bad).rounds) == ("failed", 1)
     assert "out of luck" in study_report(place.path).read_text()
     (tmp_path / "mended").touch()
-    assert [(one.name, why) for now in compare(place, Local(2), path) for one, why in now.ended] == [(bad.name, "")]
+    assert [(one.name, why) for now in compare(place, Local(2)) for one, why in now.ended] == [(bad.name, "")]
     assert place.standing(bad).status == "finished"
 
 

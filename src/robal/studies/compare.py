@@ -19,7 +19,7 @@ from robal.files import write
 from robal.folder import RunFolder
 from robal.plans import read_yaml
 from robal.studies.schedule import Scheduler, carried_out
-from robal.studies.study import Cell, Study, study_of
+from robal.studies.study import Cell, Primary, Study, study_of
 from robal.studies.work import FAILED, Job
 
 FILE = "study.yaml"
@@ -77,7 +77,8 @@ class Place:
         if is_study(path):
             old = cls.of(path).study
             missing = {cell.identity for cell in old.cells} - {cell.identity for cell in study.cells}
-            is_first = old.primary is None and study.reproduces  # the package fixes it, not whoever has seen results
+            # that of a published table is fixed in the package, not by whoever has seen results
+            is_first = old.primary is None and study.reproduces and study.primary == Primary()
             if missing or (old.primary != study.primary and not is_first):
                 what = (
                     f"{len(missing)} of its runs are not in this one"
@@ -146,9 +147,8 @@ def is_study(folder: Path) -> bool:
 After = Callable[[Job, str], list[Job]]  # of a job that has ended, and what went wrong: what may begin now
 
 
-def jobs_of(place: Place, path: tuple[str, ...] = (), data: str = "") -> tuple[list[Job], After]:
+def jobs_of(place: Place, standings: Mapping[str, Standing], data: str) -> tuple[list[Job], After]:
     """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it."""
-    standings = {cell.name: place.standing(cell) for cell in place.study.cells}
     left = [cell for cell in place.study.cells if standings[cell.name].status not in ("finished", "damaged")]
     groups: dict[str, list[Cell]] = {}
     for cell in left:
@@ -159,7 +159,7 @@ def jobs_of(place: Place, path: tuple[str, ...] = (), data: str = "") -> tuple[l
         source = have.get(key)
         first = source or cells[0]
         jobs = [
-            Job(cell.plan, place.folder(cell), None if cell is first else place.folder(first), path=path, data=data)
+            Job(cell.plan, place.folder(cell), None if cell is first else place.folder(first), data=data)
             for cell in cells
         ]
         if source is not None or len(cells) == 1:
@@ -200,7 +200,7 @@ class Progress:
     seconds_left: float | None
 
 
-def compare(place: Place, scheduler: Scheduler, path: tuple[str, ...] = ()) -> Iterator[Progress]:
+def compare(place: Place, scheduler: Scheduler) -> Iterator[Progress]:
     """Carry out what is left of a study, failed runs too; how far it is, every half second.
 
     Raises:
@@ -211,7 +211,7 @@ def compare(place: Place, scheduler: Scheduler, path: tuple[str, ...] = ()) -> I
         standings = {cell.name: place.standing(cell) for cell in place.study.cells}
         whole = sum(cell.plan.rounds + 1 for cell in place.study.cells if standings[cell.name].status != "damaged")
         begun, before = time.monotonic(), sum(standing.rounds for standing in standings.values())
-        jobs, after = jobs_of(place, path, str(data_folder(None).resolve()))
+        jobs, after = jobs_of(place, standings, str(data_folder().resolve()))
         try:
             for ended in carried_out(jobs, after, scheduler):
                 for job, why in ended:

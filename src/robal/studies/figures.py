@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from robal.report.drawing import GRID, INK, MUTED, SERIES, Drawing, canvas, draw, label, style
+from robal.report.figures import PERCENT
 from robal.studies.results import Bias, Block, Difference
 
-PERCENT = FuncFormatter(lambda rate, _: f"{round(100 * rate, 2):g} %")
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -33,7 +33,7 @@ def curves(block: Block, measure: str, name: str) -> Drawing | None:
                 continue
             axes.plot(labels, mean, linewidth=1.8, **look(place))
             axes.fill_between(labels, low, high, color=look(place)["color"], alpha=0.12, linewidth=0)
-            handles.append(Line2D([], [], label=f"{label(line.label)} ({len(line.runs)})", **look(place)))
+            handles.append(Line2D([], [], label=f"{label(line.label)} ({line.finished})", **look(place)))
         if not handles:
             return None
         axes.set_xlabel("labels bought")

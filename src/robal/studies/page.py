@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -19,8 +20,8 @@ from robal.report.drawing import Drawing
 from robal.report.page import filled, store
 from robal.report.words import duration
 from robal.studies import figures
+from robal.studies.beside import Beside, beside
 from robal.studies.compare import Place
-from robal.studies.reproduce import Beside, beside
 from robal.studies.results import Block, Difference, Line, Results, bias_of, results_of
 
 FEW = "too few seeds"
@@ -223,6 +224,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
                 "by_round": block.curve_measure(measure) or "nothing that was measured each round",
             }
         )
+    counts = Counter(standing.status for standing in results.standings.values())
     about, theirs = beside(results)
     shown = [_shown(one) for one in theirs]
     page = filled(
@@ -230,7 +232,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         "robal.studies",
         name=folder.resolve().name,
         verdict=verdict(results),
-        status=", ".join(f"{count} {status}" for status, count in results.counts.items()),
+        status=", ".join(f"{count} {status}" for status, count in counts.items()),
         notes=results.notes,
         blocks=blocks,
         runs=_runs(results, out),
@@ -269,10 +271,10 @@ def _shown(one: Beside) -> dict[str, Any]:
 
 def _papers(block: Block, results: Results) -> list[str]:
     """The paper's own test, for those who compare with it."""
-    said: list[str]
-    measure, said = block.curve_measure(results.main[0]), []
+    measure = block.curve_measure(results.main[0])
     if measure is None:
-        return said
+        return []
+    said = []
     for line in block.lines:
         if line.label != block.reference and (found := block.papers_test(line.label, measure)):
             said.append(f"{line.label} over {block.reference}: p = {found[0]:.2g} over {found[1]} stages, {measure}")
@@ -283,7 +285,7 @@ def _runs(results: Results, out: Path) -> list[dict[str, Any]]:
     """Each run with the way to its plan."""
     shown = []
     for cell in results.place.study.cells:
-        standing = results.place.standing(cell)
+        standing = results.standings[cell.name]
         folder = results.place.folder(cell)
         plan = os.path.relpath(folder / "plan.yaml", out)
         link = Markup(f'<a href="{escape(plan)}">plan</a>') if (folder / "plan.yaml").exists() else ""

@@ -1,4 +1,4 @@
-"""Published tables as studies: the protocol, the numbers, and what is done otherwise, as data; ours beside them."""
+"""Published tables as studies: the protocol, the numbers, and what is done otherwise, as data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import yaml
 
 from robal.errors import PlanError, did_you_mean
 from robal.plans import merge, parse_override
-from robal.studies.results import Results
 
 STAGES = ("third", "last")
 
@@ -142,46 +141,3 @@ def reproduction(name: str) -> Reproduction:
     if name not in reproductions():
         raise PlanError([f"nothing to reproduce is called {name!r}; {did_you_mean(name, reproductions())}"])
     return reproductions()[name]
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A published figure and ours.
-
-    Args:
-        label, measure: of what.
-        published, ours: rates; ours is a mean over `seeds` seeds.
-        low, high: 95 % interval over the images, at our mean; with five seeds or more the wider of it and the seeds'.
-        seeds: how many.
-    """
-
-    label: str
-    measure: str
-    published: float
-    ours: float
-    low: float
-    high: float
-    seeds: int
-
-    @property
-    def differs(self) -> bool:
-        """Whether what was published lies outside our interval."""
-        return not self.low <= self.published <= self.high
-
-
-def beside(results: Results) -> tuple[Reproduction | None, list[Beside]]:
-    """What a study reproduces, if anything, and its figures beside the published ones where they can be compared."""
-    name, _, stage = results.place.study.reproduces.partition(" ")
-    if not name:
-        return None, []
-    about, found = reproduction(name), []
-    for block in results.blocks:
-        for line in block.lines:
-            for measure, published in about.published.get(stage, {}).get(line.label, {}).items():
-                ours, images = line.mean(measure), line.over_images(measure)
-                if ours is None or images is None:
-                    continue
-                over = line.over_seeds(measure) or images
-                low, high = min(images[0], over[0]), max(images[1], over[1])
-                found.append(Beside(line.label, measure, published, ours, low, high, len(line.values(measure))))
-    return about, found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
@@ -13,7 +13,7 @@ from robal.bias import MEASURES
 from robal.errors import RobalError
 from robal.report.folder import Round, RunRecord, is_auto_attack, read
 from robal.report.rates import Rate, wilson
-from robal.studies.compare import Place
+from robal.studies.compare import Place, Standing
 from robal.studies.statistics import (
     Correlation,
     Paired,
@@ -251,6 +251,8 @@ class Results:
         blocks: one for each combination of what is fixed.
         measures: "accuracy" and each attack that any run measured, AutoAttack last.
         main: the measure that comparisons are shown for, and "end" or "area".
+        axis: what is compared.
+        standings: by cell name, how far it is.
         notes: what could not be read, and what is not finished.
     """
 
@@ -259,18 +261,17 @@ class Results:
     measures: tuple[str, ...]
     main: tuple[str, str]
     axis: str
-    notes: tuple[str, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
+    standings: Mapping[str, Standing]
+    notes: tuple[str, ...]
 
 
 def results_of(place: Place) -> Results:
     """Read a study's folder; what is damaged is said and left out."""
     study, notes = place.study, []
     runs: dict[str, Run] = {}
-    counts: dict[str, int] = {}
+    standings = {cell.name: place.standing(cell) for cell in study.cells}
     for cell in study.cells:
-        standing = place.standing(cell)
-        counts[standing.status] = counts.get(standing.status, 0) + 1
+        standing = standings[cell.name]
         if standing.status in ("damaged", "failed", "waits"):
             notes.append(f"{cell.name} {standing.status}: {standing.why}")
         try:
@@ -297,7 +298,7 @@ def results_of(place: Place) -> Results:
                 lines.append(Line(label, found))
         if lines:
             blocks.append(_block(fixed, lines, study.primary, study.axes))
-    return Results(place, tuple(blocks), measures, main, axis, tuple(notes), counts)
+    return Results(place, tuple(blocks), measures, main, axis, standings, tuple(notes))
 
 
 def _compared(axes: Mapping[str, tuple[str, ...]]) -> str:

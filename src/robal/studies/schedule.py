@@ -114,6 +114,7 @@ class OnRay:
         except ImportError:
             raise InputError("Ray is not installed: pip install 'robal[ray]'") from None
         self._ray: Any = ray
+        # Ray warns of how it will treat processors without GPUs one day, unless this says how
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         where: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
         try:

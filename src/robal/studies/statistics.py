@@ -11,6 +11,8 @@ import numpy as np
 from scipy.integrate import trapezoid
 from scipy.stats import bootstrap, pearsonr, permutation_test, wilcoxon
 
+from robal.report.rates import Z95
+
 FEWEST_FOR_BOOTSTRAP = 5  # below, its intervals are far too narrow
 MOST_EXACT = 16  # pairs; all 2^n patterns of signs are tried up to there
 
@@ -173,5 +175,5 @@ def correlation(bias: Sequence[float], robust: Sequence[float]) -> Correlation:
     r = round(float(pearsonr(bias, robust).statistic), 12)
     if n < 4 or abs(r) == 1:
         return Correlation(r, None, n)
-    z, half = math.atanh(r), 1.959964 / math.sqrt(n - 3)
+    z, half = math.atanh(r), Z95 / math.sqrt(n - 3)
     return Correlation(r, (math.tanh(z - half), math.tanh(z + half)), n)

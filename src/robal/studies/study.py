@@ -19,6 +19,7 @@ from robal.oracles import Hidden
 from robal.plan import Plan, name_of
 from robal.plans import merge, read_plan, read_yaml
 from robal.records import digest
+from robal.studies.reproduce import reproduction
 from robal.training import Recipe
 
 _KEYS = ("preset", "plan", "grid", "primary", "reproduces")
@@ -172,7 +173,10 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     primary = _primary(said.get("primary"), names, where)
     if primary is not None:
         _check_measure(primary, cells.values(), where)
-    return Study(tuple(cells.values()), names, primary, str(said.get("reproduces") or ""))
+    reproduces = str(said.get("reproduces") or "")
+    if reproduces:
+        reproduction(reproduces.partition(" ")[0])  # says so where there is none
+    return Study(tuple(cells.values()), names, primary, reproduces)
 
 
 def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list[Cell]:

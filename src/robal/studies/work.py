@@ -8,7 +8,6 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -38,8 +37,6 @@ class Job:
         folder: the run's.
         start: where round 0 is taken from, unless it is there; None: it is computed.
         only_start: stop after round 0.
-        threads: of torch.
-        path: where modules of the user's are looked for.
         data: where data sets are looked for that the plan does not place; "": where this process does.
     """
 
@@ -47,8 +44,6 @@ class Job:
     folder: Path
     start: Path | None = None
     only_start: bool = False
-    threads: int = 1
-    path: Sequence[str] = ()
     data: str = ""
 
 
@@ -59,10 +54,9 @@ def work(job: Job) -> None:
         Exception: whatever the run raises.
     """
     keep_freed_memory()
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(1)  # as many runs go side by side as there are processors
     if job.data:  # on another machine the environment is another
         os.environ["ROBAL_DATA"] = job.data
-    sys.path[:0] = [one for one in job.path if one not in sys.path]
     failed = job.folder / FAILED
     failed.unlink(missing_ok=True)  # of another time
     try:
