@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robal.attacks import PGD
-from robal.datasets import load, resized
+from robal.datasets import load
 from robal.evaluation import under_attack
 from robal.networks import LeNet5DRE
 from robal.objectives import Adversarial
@@ -102,7 +102,7 @@ def seconds(
 
 def measured(data: Path | None, rounds: int) -> None:
     """Time epochs and validations of the first rounds, print the protocol's whole time."""
-    mnist = resized(load("mnist", data), 32)
+    mnist = load("mnist", data, resize=32)
     images, labels = mnist.images.float() / 255, mnist.labels
     held, truth = images[-VALIDATION:], labels[-VALIDATION:]
     model = LeNet5DRE()((1, 32, 32), 10, 0)

@@ -34,7 +34,7 @@ from robal.evaluation import (
 )
 from robal.evaluation.corruptions import mean_accuracy
 from robal.evaluation.ledger import fitting, ledger_name
-from robal.evaluation.union import ADVERSARIAL_BY, adversaries, answers, curve
+from robal.evaluation.union import ADVERSARIAL_BY, HARDEST, adversaries, answers, curve
 from robal.files import write
 from robal.folder import RunFolder
 from robal.images import InMemory, unit
@@ -82,7 +82,8 @@ def assess(
     Returns:
         What was written: rates in [0, 1], seconds, counts. "adversarial" figures are of all attacks inside `threat`
         together: an image that one broke, as that attack left it; one that stands, at the point of higher cross-entropy
-        of the image itself and the end of PGD with 20 steps, which may break it after all ("adversarial_by").
+        of the image itself and the end of PGD with 20 steps ("adversarial_by"). What breaks only there is counted in
+        "stood_and_fell" and is broken in the worst case.
 
     Raises:
         InputError, ContractError: for what cannot be right; RunFolderError for a folder that cannot be written;
@@ -106,11 +107,20 @@ def assess(
         }
         inside = {name: found[name] for name, one in methods.items() if is_inside(one, threat)}
         verdicts = {name: ledger.verdicts.correct for name, ledger in inside.items()}
+        stood = torch.stack([before.correct, *verdicts.values()]).all(0)
+        moved = adversaries(model, inputs, labels, list(inside.values()), stood, threat, seed)
+        shown = answers(model, moved, labels)
+        fell = stood & (shown.argmax(1) != labels)
+        if fell.any():
+            verdicts[f"{HARDEST.label} on what stood"] = stood & ~fell
         proved, why = _certified(model, inputs, labels, threat)
         verdict = sandwich(proved, verdicts, before.correct)
         standing = verdict.worst_case
-        moved = adversaries(model, inputs, labels, list(inside.values()), standing, threat, seed)
-        alike = [(one.threat, found[name]) for name, one in methods.items() if type(one.threat) is type(threat)]
+        alike = [
+            (one.threat, found[name].broken, found[name].adversaries)
+            for name, one in methods.items()
+            if type(one.threat) is type(threat)
+        ]
         outcome: dict[str, Any] = {
             "about": about
             | {"threat": str(threat), "eps": threat.eps, "seed": seed, "images": len(labels), "classes": list(classes)},
@@ -122,9 +132,10 @@ def assess(
             "certified": {"accuracy": float(proved.double().mean()) if not why else None, "note": why},
             "sandwich": {"holds": verdict.holds, "text": str(verdict)},
             "per_class": asdict(classwise(before.correct, standing, labels, len(classes), seed=seed)),
-            "curve": curve(model, inputs, labels, threat, alike),
+            "curve": curve(model, inputs, labels, threat, [*alike, (threat, fell.nonzero().flatten(), moved[fell])]),
+            "adversarial_by": {"text": ADVERSARIAL_BY, "stood_and_fell": int(fell.sum())},
         }
-        outcome |= _said(model, inputs, labels, moved, standing, outside)
+        outcome |= _said(model, inputs, labels, shown, outside)
         sheet(folder / "broken.png", inputs, moved, before.correct & ~standing, labels, classes, model)
         if checks:
             outcome |= _checked(model, inputs, labels, threat, seed)
@@ -226,18 +237,14 @@ def _figures(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _said(
-    model: nn.Module, inputs: Tensor, labels: Tensor, moved: Tensor, standing: Tensor, outside: Tensor | None
-) -> dict[str, Any]:
-    """What the model's probabilities tell, on the images as they are and as attacked; and on others."""
-    said = {"clean": probabilities(model, inputs), "adversarial": answers(model, moved, labels)}
-    fell = standing & (said["adversarial"].argmax(1) != labels)
+def _said(model: nn.Module, inputs: Tensor, labels: Tensor, attacked: Tensor, outside: Tensor | None) -> dict[str, Any]:
+    """What the model's probabilities tell, on the images as they are and, [N, K], as attacked; and on others."""
+    said = {"clean": probabilities(model, inputs), "adversarial": attacked}
     figures: dict[str, Any] = {
         "confusion": {
             name: confusion(labels, probs.argmax(1), probs.shape[1]).tolist() for name, probs in said.items()
         },
         "reliability": {name: asdict(reliability(probs, labels)) for name, probs in said.items()},
-        "adversarial_by": {"text": ADVERSARIAL_BY, "stood_and_fell": int(fell.sum())},
     }
     if outside is not None:
         others = probabilities(model, outside)

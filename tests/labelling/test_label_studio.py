@@ -49,12 +49,13 @@ class Studio:
         self.process = subprocess.Popen(
             words, stdout=self.log, stderr=self.log, env=environment, start_new_session=True
         )
-        for _ in range(240):
+        for _ in range(600):  # its first start takes two minutes on a busy machine
             try:
                 self.ask("/api/projects")
                 return
             except OSError:
                 time.sleep(0.5)
+        self.stop()
         raise AssertionError((self.folder / "log").read_text()[-2000:])
 
     def stop(self) -> None:

@@ -78,13 +78,16 @@ def curve(
     inputs: Tensor,
     labels: Tensor,
     threat: Threat,
-    attacked: Sequence[tuple[Threat | None, Ledger]],
+    attacked: Sequence[tuple[Threat | None, Tensor, Tensor | None]],
     most: int = 500,
 ) -> dict[str, Any]:
     """Accuracy of the first images against ε, by the smallest change that is known to break each: an upper bound.
 
     The change is DeepFool's or that of one of the attacks, which are in the threat's norm; so the curve falls, and at
     an attack's ε and above it never lies over what the attack left standing.
+
+    Args:
+        attacked: an attack each: its threat, the positions of the images it broke, and these as it left them.
     """
     images, labels, device = unit(inputs[:most]), labels[:most], home_of(model)
     deepfool = DeepFool("linf" if isinstance(threat, Linf) else "l2")
@@ -92,11 +95,11 @@ def curve(
     change, flipped = (torch.cat([getattr(part, name).cpu() for part in parts]) for name in ("adversaries", "flipped"))
     reach = torch.where(flipped, threat.size(change - images).double(), torch.inf)
     reach[predict(model, images) != labels] = 0.0
-    for within, ledger in attacked:
-        here = ledger.broken < most
-        if ledger.adversaries is not None and within is not None:
-            positions = ledger.broken[here]
-            size = threat.size(ledger.adversaries[here] - images[positions]).double()
+    for within, broken, left in attacked:
+        here = broken < most
+        if left is not None and within is not None:
+            positions = broken[here]
+            size = threat.size(left[here] - images[positions]).double()
             reach[positions] = torch.minimum(reach[positions], size.clamp(max=within.eps))  # not beyond it by rounding
     radii = [2 * (threat.eps or 0.05) * (step / 40) for step in range(41)]
     standing = [(reach > radius).double().mean().item() for radius in radii]

@@ -53,7 +53,8 @@ def remarks(outcome: Mapping[str, Any]) -> list[str]:
     fell = outcome["adversarial_by"]["stood_and_fell"]
     if fell:
         advice = "" if "AutoAttack" in outcome["attacks"] else " Add AutoAttack."
-        said.append(f"Too weak: {fell} of the images that stand under these attacks fall to PGD-20.{advice}")
+        counted = "the worst case counts them"
+        said.append(f"Too weak: {fell} of the images that stand under these attacks fell to PGD-20; {counted}.{advice}")
     said += _told_apart(outcome)
     if "corruptions" in outcome:
         said.append(f"Under common corruptions, on average: {outcome['corruptions']['mean']:.1%} accurate.")
