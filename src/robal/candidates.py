@@ -63,6 +63,7 @@ class Candidates:
         indices: [M] int64, ascending: positions in `pool.images` to choose from.
         engine: maps functions over the images.
         teacher: a standard model beside the robust one, where training has one.
+        proxy: another network trained on the same examples, for `ByProxy`.
         snapshots: saved states of the training, oldest first.
         history: the metrics of earlier rounds; acquisition functions may read its validation figures, never test.
         features: the submodule whose input is the embedding; None: the network's own, or its last nn.Linear.
@@ -76,6 +77,7 @@ class Candidates:
     snapshots: tuple[Mapping[str, Tensor], ...] = ()
     history: Sequence[Mapping[str, Any]] = ()
     features: str | None = None
+    proxy: nn.Module | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -154,7 +156,14 @@ class Candidates:
         """The same candidates as the teacher sees them. Raises InputError where there is none."""
         if self.teacher is None:
             raise InputError("a standard model is needed beside the robust one: give select(..., teacher=model)")
-        return replace(self, model=self.teacher, teacher=None, snapshots=())
+        return replace(self, model=self.teacher, teacher=None, proxy=None, snapshots=())
+
+    @cached_property
+    def by_proxy(self) -> Candidates:
+        """The same candidates as the proxy sees them. Raises InputError where there is none."""
+        if self.proxy is None:
+            raise InputError("a run trains the proxy; outside of one, give select(..., proxy=model)")
+        return replace(self, model=self.proxy, teacher=None, proxy=None, snapshots=())
 
     def earlier(self) -> Iterator[Candidates]:
         """The same candidates in the eyes of each snapshot of the training, oldest first; where none was kept, in the

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robal.acquisition import Random, choose, examples_of, needs_of
+from robal.acquisition import Random, choose, examples_of, needs_of, proxy_in
 from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
@@ -29,7 +29,8 @@ from robal.records import check_same_run, contact_sheet, same_numerics, write_re
 from robal.seeds import generator, stream
 from robal.training import Trained, fit
 
-_CHECKPOINTS = ("training", "pool-teacher", "pool-witness")  # of a round whose training is under way
+_PROXY = "proxy-weights.safetensors"
+_SCRATCH = ("training*", "pool-*", "proxy*")  # files of a round at work, without their suffix
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,10 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
             beside, started = taught.model, started - taught.earlier
             note["evaluations"] = taught.evaluations
         candidates = replace(candidates, teacher=beside)
+    if not first and proxy_in(plan.acquisition) is not None:
+        asking = proxy(plan, data, state, place.round(state.round))
+        candidates, started = replace(candidates, proxy=asking.model), started - asking.earlier
+        note["evaluations"] += asking.evaluations
     question = choose(
         Random() if first else plan.with_threats().acquisition,
         candidates,
@@ -168,7 +173,9 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     of_classes = bias_of_classes(data.hidden, question, state.pool.candidates)  # for the reader alone
     state = reveal(plan, with_new_classes(state, data, place))
     started = time.perf_counter()
-    state = replace(state, kept=carried_on(state.kept, additions(plan, state, question, previous, scratch, before)))
+    state = replace(
+        state, kept=carried_on(state.kept, additions(plan, data, state, question, previous, scratch, before))
+    )
     adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
@@ -186,7 +193,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         previous.widened(fresh) if recipe.warm_start else fresh,
         monitor_of(plan, labelled, number),
         seed,
-        fresh=fresh.model,
+        fresh=lambda number: initial(plan, data, classes, number).model,
         checkpoint=scratch / "training.safetensors",
         what=f"round {number} of {plan.rounds}: training",
     )
@@ -211,8 +218,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     names = [classes[label] if label >= 0 else "–" for label in answers.tolist()]
     contact_sheet(scratch / "query.png", data.images, question, names, most=60)
     place.save_history([*state.history, row])
-    for name in _CHECKPOINTS:
-        (scratch / f"{name}.safetensors").unlink(missing_ok=True)
+    tidy(scratch)
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
 
 
@@ -245,7 +251,14 @@ def candidates_of(state: State, previous: Trained) -> Candidates:
 def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
     """A standard model, trained naturally and from scratch on the bought training examples, as round 0's is."""
     recipe = replace(
-        plan.start.recipe, objective=Natural(), keep="last", patience=None, keep_optimiser=False, snapshots=0, pool=None
+        plan.start.recipe,
+        objective=Natural(),
+        keep="last",
+        patience=None,
+        restarts=1,
+        keep_optimiser=False,
+        snapshots=0,
+        pool=None,
     )
     examples = Labelled.of(plan, data, state.pool, state.validation).examples
     seed = stream(plan.seed, "teacher", state.round)
@@ -254,7 +267,42 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
     return fit(recipe, examples, None, start, None, seed, checkpoint=checkpoint, what=what)
 
 
-def additions(plan: Plan, state: State, question: Tensor, previous: Trained, folder: Path, classes: int) -> Examples:
+def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
+    """`ByProxy`'s network, trained from scratch on what the model at hand was trained on, and saved for `additions`."""
+    number = state.round - 1
+    recipe = replace(
+        (plan.with_threats().start if number == 0 else plan.with_threats()).recipe,
+        warm_start=False,
+        keep_optimiser=False,
+        shrink=1.0,
+        snapshots=0,
+        pool=None,
+    )
+    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
+    taught = fit(
+        recipe,
+        labelled.examples,
+        None,
+        _of_proxy(plan, data, state, 0),
+        monitor_of(plan, labelled, number),
+        stream(plan.seed, "proxy", number),
+        fresh=lambda restart: _of_proxy(plan, data, state, restart).model,
+        checkpoint=folder / "proxy.safetensors",
+        what=f"round {state.round}: the proxy",
+    )
+    taught.save(folder / _PROXY)
+    return taught
+
+
+def _of_proxy(plan: Plan, data: Data, state: State, number: int) -> Trained:
+    of = proxy_in(plan.acquisition)
+    assert of is not None
+    return initial(replace(plan, network=of.network), data, state.pool.classes, number)
+
+
+def additions(
+    plan: Plan, data: Data, state: State, question: Tensor, previous: Trained, folder: Path, classes: int
+) -> Examples:
     """What the acquisition function adds once the answers are known, saved as it is first made.
 
     It sees the `classes` that the model at hand tells apart, not those that were named in this round. Validation images
@@ -267,6 +315,9 @@ def additions(plan: Plan, state: State, question: Tensor, previous: Trained, fol
     answered = question[(state.pool.labels[question] >= 0) & ~torch.isin(question, state.validation)]
     draw = generator(plan.seed, "examples", state.round)
     candidates, labels = candidates_of(state, previous), state.pool.labels[answered]
+    if proxy_in(plan.acquisition) is not None:
+        asking = Trained.load(folder / _PROXY, _of_proxy(plan, data, state, 0).model)
+        candidates = replace(candidates, proxy=asking.model)
     added = examples_of(plan.with_threats().acquisition, candidates, answered, labels, draw)
     if len(added):
         save_kept(path, added)
@@ -286,8 +337,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         state = replace(
             state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
         )
-        for name in _CHECKPOINTS:  # a kill came after the metrics
-            (place.round(number) / f"{name}.safetensors").unlink(missing_ok=True)
+        tidy(place.round(number))  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data, state.pool.classes)
     if history:
@@ -300,10 +350,21 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     return state, trained
 
 
-def initial(plan: Plan, data: Data, classes: tuple[str, ...] | None = None) -> Trained:
-    """The network before any training: its weights are a function of the plan's seed. `classes`: else the data's."""
-    model = plan.network(data.images.shape, len(classes or data.classes), plan.seed)
+def initial(plan: Plan, data: Data, classes: tuple[str, ...] | None = None, number: int = 0) -> Trained:
+    """The network before any training: its weights are a function of the plan's seed, and of the number of a restart.
+
+    `classes`: else the data's.
+    """
+    seed = stream(plan.seed, "restart", number) if number else plan.seed
+    model = plan.network(data.images.shape, len(classes or data.classes), seed)
     return Trained(channels_last(model.to(device_of(plan.device)), data.images.shape).eval())
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a round needed only while it was at work."""
+    for pattern in _SCRATCH:
+        for path in folder.glob(f"{pattern}.safetensors"):
+            path.unlink(missing_ok=True)
 
 
 def _there(value: Any) -> Any:

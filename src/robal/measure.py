@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
-from robal.evaluation import Verdicts, clean, seconds_needed, under_attack
+from robal.evaluation import Verdicts, clean, probabilities, seconds_needed, under_attack
 from robal.plan import Plan, name_of
 from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
 from robal.progress import say
@@ -69,17 +69,22 @@ class Labelled:
 
 
 def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Module, int], float] | None:
-    """Robust accuracy on validation images, by which the best epoch of round `number` is kept; None without any."""
+    """A figure on validation images, by which the best epoch of round `number` is kept; None without any."""
     if labelled.validation is None:
         return None
     inputs, labels = labelled.validation
-    attack = plan.with_threats().validation.attack
+    attack, by = plan.with_threats().validation.attack, plan.validation.measure
+
+    def on_clean(model: nn.Module, epoch: int) -> float:
+        if by == "accuracy":
+            return clean(model, inputs, labels).accuracy
+        return probabilities(model, inputs).gather(1, labels[:, None]).clamp_min(1e-300).log().mean().item()
 
     def monitor(model: nn.Module, epoch: int) -> float:
         seed = stream(plan.seed, "monitor", number, epoch)
         return under_attack(model, inputs, labels, attack, seed, what="validation").accuracy
 
-    return monitor
+    return monitor if by == "robust" else on_clean
 
 
 def measure(
@@ -122,12 +127,11 @@ def measure(
 
 def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, number: int) -> dict[str, Any]:
     attack, seed = plan.validation.attack, stream(plan.seed, "validate", number)
-    robust = under_attack(model, *split, attack, seed, what=f"round {number}: {attack.label}, validation")
-    return {
-        "accuracy": clean(model, *split).accuracy,
-        "robust_accuracy": {name_of(attack, plan.threat): robust.accuracy},
-        "images": len(split[1]),
-    }
+    robust = {}
+    if plan.validation.measure == "robust":
+        found = under_attack(model, *split, attack, seed, what=f"round {number}: {attack.label}, validation")
+        robust = {name_of(attack, plan.threat): found.accuracy}
+    return {"accuracy": clean(model, *split).accuracy, "robust_accuracy": robust, "images": len(split[1])}
 
 
 def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str, Verdicts]:

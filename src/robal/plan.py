@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from robal.acquisition import DRE, Acquisition, Score, needs_of
+from robal.acquisition import DRE, Acquisition, Score, needs_of, proxy_in
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
 from robal.datasets import known_name, load
@@ -109,13 +109,18 @@ class Validation:
         bought_share: share of every answer that goes to validation instead of training, in [0, 0.2]; above 0 only
             these are used and no label is free.
         attack: what robust accuracy on validation images is measured with.
+        measure: what the best epoch is chosen by: robust accuracy under `attack`, or, in standard active learning,
+            "accuracy" or "loss" (the mean cross-entropy, least is best) on the images as they are, without any attack.
     """
 
     images: int = 500
     bought_share: float = 0.0
     attack: Attack = PGD(steps=20)
+    measure: Literal["robust", "accuracy", "loss"] = "robust"
 
     def __post_init__(self) -> None:
+        if self.measure not in ("robust", "accuracy", "loss"):
+            raise InputError(f"validation.measure is robust, accuracy or loss; not {self.measure!r}")
         if self.images < 0 or not 0 <= self.bought_share <= 0.2:
             raise InputError(
                 f"validation needs images >= 0 and a bought_share in [0, 0.2]; {self.images}, {self.bought_share} came"
@@ -265,7 +270,9 @@ class Plan:
                 wanted = " ".join(f"{name}.snapshots={min(5, recipe.epochs)}" for name, recipe in lacking.items())
                 name = type(self.acquisition).__name__
                 raise InputError(f"{name} looks at snapshots of the training and none are kept; add {wanted}")
-        self.network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
+        beside = proxy_in(self.acquisition)
+        for network in (self.network, *([] if beside is None else [beside.network])):
+            network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
         share = self.validation.bought_share
         at_start, later = (round(share * asked) for asked in (self.start.labels, self.per_round))
         free = share == 0 and data.validation is not None and self.validation.images > 0

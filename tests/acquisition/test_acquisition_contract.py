@@ -37,8 +37,8 @@ COMPARES_WITH_LABELLED = {"CoreSet", "ExcludeHard", "FeatureNovelty", "ProbCover
 
 
 def select(acquisition: Any, model: nn.Module, pool: Any, n: int, seed: int = 0, **settings: Any) -> Tensor:
-    """The gate, with a teacher for those that need one."""
-    return package.select(acquisition, model, pool, n, seed, teacher=model, **settings)
+    """The gate, with a teacher and a proxy for those that need one."""
+    return package.select(acquisition, model, pool, n, seed, teacher=model, proxy=model, **settings)
 
 
 def plain(candidates: Candidates, draw: torch.Generator) -> Tensor:

@@ -73,7 +73,7 @@ def test_the_student_begins_as_its_teacher_or_as_the_recipe_says(
         Trained(other),
         None,
         0,
-        fresh=start.model,
+        fresh=lambda _: start.model,
     )
     assert taught.teacher is not None
     own = fit(still, examples, rest[0], Trained(other), None, 0)

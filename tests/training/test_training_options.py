@@ -106,7 +106,7 @@ def test_shrink_mixes_the_previous_weights_with_fresh_ones(examples: Examples, s
     fresh = convnet(classes=10, seed=5)
     still = replace(NATURAL, optimiser=Adam(1e-30), epochs=1, shrink=0.25)
     before = copy.deepcopy(fresh.state_dict())
-    mixed = fit(still, examples, None, start, None, 0, fresh=fresh)
+    mixed = fit(still, examples, None, start, None, 0, fresh=lambda _: fresh)
     for parameter, old, new in zip(mixed.model.parameters(), start.model.parameters(), fresh.parameters(), strict=True):
         torch.testing.assert_close(parameter.detach(), 0.25 * old.detach() + 0.75 * new.detach())
     assert all(torch.equal(before[name], value) for name, value in fresh.state_dict().items())

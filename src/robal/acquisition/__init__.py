@@ -5,6 +5,7 @@ from robal.acquisition.adversarial_entropy import AdversarialEntropy
 from robal.acquisition.badge import BADGE, badge
 from robal.acquisition.bayesian import BALD, DropOutEntropy
 from robal.acquisition.boundary import BoundaryEnriched, boundary_enriched
+from robal.acquisition.by_proxy import ByProxy, proxy_in
 from robal.acquisition.ceal import CEAL
 from robal.acquisition.coreset import CoreSet, k_center_greedy
 from robal.acquisition.dfal import DFAL
@@ -38,6 +39,7 @@ __all__ = [
     "AdversarialEntropy",
     "BalancedByPrediction",
     "BoundaryEnriched",
+    "ByProxy",
     "CoreSet",
     "DeepGini",
     "Disagreement",
@@ -71,6 +73,7 @@ __all__ = [
     "mcp",
     "needs_of",
     "probcover",
+    "proxy_in",
     "query",
     "select",
     "typiclust",

@@ -36,7 +36,8 @@ class Acquisition(Protocol):
 
     It may have two things more. `examples(candidates, chosen, labels, generator) -> Examples`: what it adds to the
     training set once `chosen`, [k] int64 pool indices that go to training, have their `labels`, [k] int64 (see
-    `examples_of`). `needs`: a class variable, a frozenset of "teacher" or "snapshots", what the candidates must bring.
+    `examples_of`). `needs`: a class variable, a frozenset of "teacher", "snapshots" or "proxy", what the
+    candidates must bring.
     """
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
@@ -53,6 +54,7 @@ def select(
     *,
     engine: Engine | None = None,
     teacher: nn.Module | None = None,
+    proxy: nn.Module | None = None,
     snapshots: Sequence[Mapping[str, Tensor]] = (),
     features: str | None = None,
     history: Sequence[Mapping[str, Any]] = (),
@@ -68,6 +70,7 @@ def select(
         seed: equal seeds give equal choices.
         engine: where the pool is looked at; None: here.
         teacher: a standard model beside the robust one.
+        proxy: the network that `ByProxy` chooses with; a run trains its own.
         snapshots: state dicts of the model during its training, oldest first.
         features: see `Candidates`.
         history: see `Candidates`.
@@ -92,7 +95,7 @@ def select(
         classes = ask(model, images, torch.tensor([0])).shape[1]
         pool = Pool.unlabelled(images, [str(number) for number in range(classes)])
     candidates = Candidates(
-        model, pool, pool.candidates, engine or Local(), teacher, tuple(snapshots), history, features
+        model, pool, pool.candidates, engine or Local(), teacher, tuple(snapshots), history, features, proxy
     )
     return choose(acquisition, candidates, n, generator_of(seed, "select"))
 
@@ -225,7 +228,7 @@ def examples_of(
 
 
 def needs_of(acquisition: object) -> frozenset[str]:
-    """What an acquisition function and its parts need beside the model: "teacher", "snapshots"."""
+    """What an acquisition function and its parts need beside the model: "teacher", "snapshots", "proxy"."""
     found = frozenset(getattr(acquisition, "needs", ()))
     if is_dataclass(acquisition) and not isinstance(acquisition, type):
         for field in fields(acquisition):

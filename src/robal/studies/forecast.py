@@ -82,10 +82,11 @@ def _evaluations(plan: Plan, number: int, data: Data) -> int:
     """Gradient evaluations of a round: training, and attacks, which stop earlier on images that fall."""
     recipe: Recipe = (plan.start if number == 0 else plan).recipe
     bought = plan.start.labels + number * plan.per_round
-    training = recipe.budget or round(recipe.epochs * bought * recipe.objective.passes)
+    training = recipe.budget or round(recipe.restarts * recipe.epochs * bought * recipe.objective.passes)
     if plan.validation.bought_share == 0 and data.validation is not None:  # to choose the epoch by, and for the metrics
         images = min(plan.validation.images, len(data.validation))
-        training += images * plan.validation.attack.passes * (1 + (recipe.epochs if recipe.keep == "best" else 0))
+        passes = plan.validation.attack.passes if plan.validation.measure == "robust" else 1
+        training += images * passes * (1 + (recipe.restarts * recipe.epochs if recipe.keep == "best" else 0))
     if data.test is None:
         return training
     attacks = [*plan.evaluation.each_round, *(plan.evaluation.at_end if number == plan.rounds else ())]

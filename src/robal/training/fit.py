@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,7 @@ from robal.training.tensors import (
 from robal.training.trained import Trained
 
 Monitor = Callable[[nn.Module, int], float]
+Fresh = Callable[[int], nn.Module]
 
 _NUMBERS = ("epoch", "best_score", "best_epoch", "evaluations", "seconds")  # of a checkpoint
 
@@ -47,7 +49,7 @@ def fit(
     monitor: Monitor | None,
     seed: int,
     *,
-    fresh: nn.Module | None = None,
+    fresh: Fresh | None = None,
     checkpoint: Path | None = None,
     what: str = "training",
 ) -> Trained:
@@ -60,12 +62,12 @@ def fit(
             them or for `recipe.pool`; None: none. Hidden labels never come here. A caller that keeps no reference of
             its own has them out of memory as soon as teacher and witness are done.
         previous: what training starts from; left unchanged.
-        monitor: (model, epoch) -> robust accuracy on validation data, higher is better; needed for keep="best".
+        monitor: (model, epoch) -> a figure on validation data, higher is better; needed for keep="best".
         seed: names the random streams: the order of the examples, their augmentation, the crafting.
-        fresh: the network before any training, which a teacher starts from and `recipe.shrink` mixes in; None: the
-            previous model.
+        fresh: number -> the network before any training: that of number 0 is what a teacher starts from and
+            `recipe.shrink` mixes in; those of further numbers are what restarts begin with. None: the previous model.
         checkpoint: a file that holds the state after each epoch, so that a killed training repeats one epoch at most;
-            those of teacher and witness lie beside it.
+            those of teacher, witness and restarts lie beside it.
         what: a title for the progress bar.
 
     Returns:
@@ -81,9 +83,11 @@ def fit(
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
     if unlabelled is not None and len(unlabelled) == 0:
         unlabelled = None
+    if recipe.restarts > 1:
+        return _restarted(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
     if recipe.pool is None or unlabelled is None:
         return _train(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
-    pool, start = recipe.pool, Trained(previous.model if fresh is None else fresh)
+    pool, start = recipe.pool, Trained(previous.model if fresh is None else fresh(0))
     used = torch.zeros(len(unlabelled), dtype=torch.bool)
     used[pool.drawn(len(unlabelled), seed)] = True
     images, guesses = picked(unlabelled, used), torch.full((len(unlabelled),), -1)
@@ -109,6 +113,29 @@ def fit(
         refused=refused,
         earlier=trained.earlier + taught.earlier,
     )
+
+
+def _restarted(
+    recipe: Recipe,
+    examples: Examples,
+    unlabelled: Tensor | None,
+    previous: Trained,
+    monitor: Monitor | None,
+    seed: int,
+    fresh: Fresh | None,
+    checkpoint: Path | None,
+    what: str,
+) -> Trained:
+    """The best by the monitor of several trainings, the first of equals, at the cost of all."""
+    share = None if recipe.budget is None else max(1, recipe.budget // recipe.restarts)
+    once, found = replace(recipe, restarts=1, budget=share), []
+    for number in range(recipe.restarts):
+        start = previous if fresh is None else Trained(fresh(number))
+        place = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}-{number}{checkpoint.suffix}")
+        title, draw = f"{what}, start {number + 1} of {recipe.restarts}", stream(seed, "restart", number)
+        found.append(fit(once, examples, unlabelled, start, monitor, draw, fresh=fresh, checkpoint=place, what=title))
+    best = max(found, key=lambda one: one.score)
+    return replace(best, evaluations=sum(one.evaluations for one in found), earlier=sum(one.earlier for one in found))
 
 
 def _taught(
@@ -146,7 +173,7 @@ def _train(
     previous: Trained,
     monitor: Monitor | None,
     seed: int,
-    fresh: nn.Module | None,
+    fresh: Fresh | None,
     checkpoint: Path | None,
     what: str,
     spent: int = 0,
@@ -155,7 +182,7 @@ def _train(
     started, earlier, device = time.perf_counter(), 0.0, home_of(previous.model)
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     if recipe.shrink < 1 and fresh is not None:
-        _shrink(model, fresh, recipe.shrink)
+        _shrink(model, fresh(0), recipe.shrink)
     companion = copy.deepcopy(previous.companion)
     if companion is None:
         companion = recipe.objective.begin(model, examples)
@@ -253,6 +280,7 @@ def _train(
         epoch,
         evaluations=spent,
         earlier=earlier,
+        score=best_score if recipe.keep == "best" else math.nan,
     )
 
 

@@ -45,6 +45,8 @@ class Recipe:
         shrink: what share of the previous model's weights a warm start keeps, the rest coming from fresh initial
             weights, in (0, 1]; below 1 this is shrink-and-perturb.
         patience: stop after so many epochs without a better one; needs keep="best"; None: never.
+        restarts: train so many times in a round, each from other initial weights, and keep the one that is best by
+            validation; needs keep="best" and warm_start=False. A budget is divided among them.
         precision: of the forward and backward passes, crafting included. "bfloat16" trains a small residual network
             about twice as fast on processors with instructions for it, and LeNets no faster; weights, losses and
             whatever is measured stay float32.
@@ -70,6 +72,7 @@ class Recipe:
     pool: PoolTraining | None = None
     shrink: float = 1.0
     patience: int | None = None
+    restarts: int = 1
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -101,6 +104,13 @@ class Recipe:
             self.pool.check_budget(self.budget)
         if self.patience is not None and (self.keep != "best" or self.patience < 1):
             raise InputError(f'patience counts epochs, at least 1, and goes with keep="best"; {self.patience} came')
+        if self.restarts < 1:
+            raise InputError(f"restarts counts trainings, at least 1; {self.restarts} came")
+        if self.restarts > 1 and (self.keep != "best" or self.warm_start or self.pool is not None):
+            raise InputError(
+                f'of {self.restarts} restarts the best by validation is kept: they go with keep="best", '
+                "warm_start=false and pool=null"
+            )
 
     @property
     def looks_at_the_pool(self) -> bool:
@@ -237,6 +247,7 @@ def _check_beside(who: str, recipe: Recipe) -> None:
         "keep_optimiser": recipe.keep_optimiser,
         "shrink": recipe.shrink < 1,
         "snapshots": recipe.snapshots > 0,
+        "restarts": recipe.restarts > 1,
     }
     said = [name for name, is_said in meaningless.items() if is_said]
     if said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class Trained:
         evaluations: gradient evaluations of this training, a teacher's and a witness's included; not saved.
         earlier: seconds that earlier processes, which were killed, put into this training, as far as it was not lost,
             a teacher's and a witness's included; not saved.
+        score: of the kept epoch, by the monitor, where keep="best"; else NaN; not saved.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Trained:
     refused: Mapping[str, int] = field(default_factory=dict)
     evaluations: int = 0
     earlier: float = 0.0
+    score: float = math.nan
 
     @property
     def has_collapsed(self) -> bool:
