@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from robal import __version__
-from robal.errors import AwaitingLabels, PlanError, RobalError
+from robal.errors import AwaitingLabels, DataMissing, PlanError, RobalError
 from robal.memory import keep_freed_memory
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
@@ -168,7 +168,8 @@ def compare_command(
     if plan:
         Console().print(table_of(forecast(said, folder, workers or _processors())))
         return
-    _study(said, folder, OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors()))
+    many = OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors())
+    raise SystemExit(_study(said, folder, many))
 
 
 @app.command(name="reproduce")
@@ -176,7 +177,7 @@ def reproduce_command(
     name: str | None = None,
     *settings: str,
     list_all: Annotated[bool, Parameter(name="--list", negative="")] = False,
-    stage: Literal["third", "last"] = "third",
+    stage: str | None = None,
     only: tuple[str, ...] = (),
     seeds: int | None = None,
     rounds: int | None = None,
@@ -194,19 +195,21 @@ def reproduce_command(
     - `robal reproduce dre-table5-mnist --quick --data ~/data` (minutes; nothing can be compared)
     - `robal reproduce dre-table5-mnist --only DRE --only Random --seeds 10 --data ~/data --plan`
     - `robal reproduce dre-table5-mnist recipe.objective.attack.steps=10 recipe.objective.attack.step_size=0.05`
+    - `robal reproduce dre-table3 --data ~/data` (all its columns, one study each)
+    - `robal reproduce dfal-transfer --quick --data ~/data`
 
     Parameters
     ----------
     name
-        As `--list` says it.
+        As `--list` says it, or the beginning of several names.
     settings
         Further settings of the plan, key=value.
     list_all
         Say what there is.
     stage
-        A third of the label budget, or all of it.
+        Of table 5: `third` of the label budget (the default), or the `last`.
     only
-        Some of the acquisition functions.
+        Some of what is compared, as in `--only DRE --only Random`.
     seeds
         How many, from 0 on; 3, or with --quick 1.
     rounds
@@ -222,20 +225,40 @@ def reproduce_command(
     plan
         Say what would run, and run nothing.
     """
-    from robal.studies import Local, forecast, joined, reproduction, reproductions, table_of, with_data
+    from robal.datasets import data_folder, present
+    from robal.progress import say
+    from robal.studies import Local, forecast, joined, named, reproductions, table_of, with_data
 
     if list_all or name is None:
         for one in reproductions().values():
-            print(f"{one.name:36}{one.title}")
+            also = f" (also {', '.join(one.also)})" if one.also else ""
+            print(f"{one.name:36}{one.title}{also}")
         return
-    many = seeds or (1 if quick else 3)
-    said = with_data(reproduction(name).study(stage, only, many, rounds, quick, settings), data)
-    folder = out or Path("runs") / f"{name}-{'quick' if quick else stage}"
-    said = joined(folder, said)
-    if plan:
-        Console().print(table_of(forecast(said, folder, workers or _processors())))
-        return
-    _study(said, folder, Local(workers or _processors()))
+    columns, missing, codes = named(name), list[str](), [0]
+    for about in columns:
+        further = list(settings)
+        here = present(about.dataset, data_folder(data)) == "here" or any(one.startswith("data") for one in settings)
+        if about.stand_in and not here:
+            say(f"{about.name}: {about.dataset} is not there, so {about.stand_in} stands in for it")
+            further.append(f"data.name={about.stand_in}")
+        elif len(columns) > 1 and not here:
+            missing.append(f"{about.name} ({about.dataset})")
+            continue
+        said = with_data(about.study(stage, only, seeds or (1 if quick else 3), rounds, quick, further), data)
+        of_stage = stage or next(iter(about.rounds))
+        folder = Path("runs") / f"{about.name}-{'quick' if quick else of_stage}"
+        if out is not None:
+            folder = out / about.name if len(columns) > 1 else out
+        said = joined(folder, said)
+        if plan:
+            Console().print(table_of(forecast(said, folder, workers or _processors())))
+        else:
+            codes.append(_study(said, folder, Local(workers or _processors())))
+    if missing:
+        raise DataMissing(
+            f"left out, since their data are not there: {', '.join(missing)}; `robal data list` says more"
+        )
+    raise SystemExit(max(codes))
 
 
 @app.command(name="label")
@@ -685,8 +708,8 @@ def _line(row: dict[str, Any]) -> str:
     return f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'} ({row['seconds']:.0f} s)"
 
 
-def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler) -> None:
-    """Carry out a study, and end with its exit code."""
+def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler) -> int:
+    """Carry out a study; its exit code."""
     from robal.studies import Place, compare, stop_code, study_report, watch
 
     place = Place.begun(folder, said)
@@ -697,7 +720,7 @@ def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler) -> None:
         print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"Report: {study_report(folder)}")
-    raise SystemExit(stop_code(counts))
+    return stop_code(counts)
 
 
 def _processors() -> int:

@@ -136,20 +136,21 @@ def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, n
 
 def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str, Verdicts]:
     assert data.test is not None
-    first = torch.arange(min(plan.evaluation.images, len(data.test)))
-    inputs, labels = data.test.images.at_rest(first), data.test.labels[first]
-    attacks: tuple[Attack, ...] = plan.evaluation.each_round
+    asked, found = plan.evaluation, dict[str, Verdicts]()
+    parts: list[tuple[int, tuple[Attack, ...]]] = [(asked.each_round_images or asked.images, asked.each_round)]
     if number == plan.rounds:
-        attacks += plan.evaluation.at_end
-    for label, seconds in seconds_needed(model, inputs, labels, attacks).items():
-        if seconds > 2:
-            say(f"round {number}: {label} on {len(first)} test images takes at most about {seconds:.0f} s")
+        parts.append((asked.images, asked.at_end))
     seed = stream(plan.seed, "evaluate", number)
-    names = {name_of(attack, plan.threat): attack for attack in attacks}
-    return {
-        name: under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {name}")
-        for name, attack in names.items()
-    }
+    for images, attacks in parts:
+        first = torch.arange(min(images, len(data.test)))
+        inputs, labels = data.test.images.at_rest(first), data.test.labels[first]
+        for label, seconds in seconds_needed(model, inputs, labels, attacks).items():
+            if seconds > 2:
+                say(f"round {number}: {label} on {len(first)} test images takes at most about {seconds:.0f} s")
+        for attack in attacks:
+            name = name_of(attack, plan.threat)
+            found[name] = under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {name}")
+    return found
 
 
 def describe_query(candidates: Candidates, question: Tensor) -> dict[str, list[float]]:

@@ -134,16 +134,23 @@ class Evaluation:
     Args:
         images: how many test images are attacked, the first of the test split; clean accuracy is of all of them.
         each_round: attacks of every round, on test images.
+        each_round_images: on how many, at most `images`; None: on as many.
         at_end: attacks of the last round alone, on test images.
     """
 
     images: int = 1000
     each_round: tuple[Attack, ...] = (PGD(steps=50),)
     at_end: tuple[Attack, ...] = (AutoAttack(),)
+    each_round_images: int | None = None
 
     def __post_init__(self) -> None:
         if self.images < 1:
             raise InputError(f"evaluation needs images >= 1; {self.images} came")
+        if self.each_round_images is not None and not 1 <= self.each_round_images <= self.images:
+            raise InputError(
+                f"each round attacks at least 1 and at most the {self.images} images of the end; "
+                f"evaluation.each_round_images={self.each_round_images} came"
+            )
         names = [name_of(attack, None) for attack in (*self.each_round, *self.at_end)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:

@@ -16,15 +16,22 @@ import yaml
 from small_studies import TINY, cell, main_ends
 
 from robal.cli import main
+from robal.errors import PlanError
+from robal.plan import name_of
 from robal.plans import encode, to_yaml
 from robal.report.rates import wilson
-from robal.studies import Place, reproduction, reproductions, study_of, study_report
+from robal.studies import Place, named, reproduction, reproductions, study_of, study_report
+from robal.studies.reproduce import HIGHEST
 from robal.studies.results import bias_of, results_of
 
 FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
 
 
-PLAN = TINY | {"evaluation": {"images": 20, "each_round": [{"name": "PGD", "steps": 50}], "at_end": ["AutoAttack"]}}
+PLAN = (
+    TINY
+    | {"start": TINY["start"] | {"labels": 100}, "per_round": 50}
+    | {"evaluation": {"images": 20, "each_round": [{"name": "PGD", "steps": 50}], "at_end": ["AutoAttack"]}}
+)
 
 
 def said(**more: Any) -> dict[str, Any]:
@@ -49,10 +56,11 @@ def told(place: Place, robust: Any, rounds: int = 1, images: int = 1000, each: b
         rows = []
         for number in range(rounds + 1):
             rate = robust(dict(one.labels), number)
+            bought = one.plan.start.labels + one.plan.per_round * number
             row: dict[str, Any] = {
                 "round": number,
-                "labelled": 100 + 50 * number,
-                "labels": {"bought": 100 + 50 * number},
+                "labelled": bought,
+                "labels": {"bought": bought},
             }
             row |= {"accuracy": min(1.0, rate + 0.3), "robust_accuracy": {"PGD-50": rate + 0.1, "AutoAttack": rate}}
             row |= {
@@ -191,19 +199,46 @@ def test_names_from_a_study_file_are_no_html(tmp_path: Path) -> None:
 
 
 def test_published_numbers_are_the_papers() -> None:
-    assert len(reproductions()) == 6
-    found = reproductions()["dre-table5-fashion"]
-    assert found.published["last"]["DRE"] == {"accuracy": 0.7379, "AutoAttack": 0.3379}
-    assert found.published["third"]["Random"] == {"accuracy": 0.7184, "AutoAttack": 0.3207}
-    for one in reproductions().values():
-        for stage, rows in one.published.items():
-            assert set(rows) == set(one.grid)
-            study = study_of(one.study(stage, seeds=1))
-            assert len(study.cells) == 12
-            assert {cell.plan.rounds for cell in study.cells} == {one.rounds[stage]}
+    found = reproductions()["dre-table5-fashion"].published
+    assert found[6000]["DRE"] == {"accuracy": 0.7379, "AutoAttack": 0.3379}
+    assert found[2200]["Random"] == {"accuracy": 0.7184, "AutoAttack": 0.3207}
     # what the text says of the table, MNIST and the last stage: DRE is 3.84 above Random
-    last = reproductions()["dre-table5-mnist"].published["last"]
+    last = reproductions()["dre-table5-mnist"].published[5000]
     assert math.isclose(last["DRE"]["AutoAttack"] - last["Random"]["AutoAttack"], 0.0384)
+    initial = reproductions()["dre-table3-cifar10-vgg16"].published["end"]["initial"]
+    assert initial == {"accuracy": 0.3701, "PGD-50": 0.0171, "Square-5000": 0.0427, "AutoAttack": 0.0154}
+    dfal = reproductions()["dfal-quickdraw-vgg8"].published
+    assert [dfal[labels]["CORE-SET"]["accuracy"] for labels in (100, 500, 800, 1000)] == [
+        0.6671,
+        0.8993,
+        0.9228,
+        0.9262,
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(reproductions()))
+def test_what_is_published_can_be_measured(name: str) -> None:
+    """Every published row is a line of the study, and every measure one of its runs takes, where it was published."""
+    about = reproductions()[name]
+    for stage in about.rounds:
+        study = study_of(about.study(stage, seeds=1))
+        assert {cell.plan.rounds for cell in study.cells} == {about.rounds[stage]}
+        assert set(study.axes[about.axis]) == set(about.labels)
+        quick = study_of(about.study(stage, seeds=1, quick=True))
+        assert all(one.plan.rounds <= 3 and "-" in quick.reproduces for one in quick.cells)
+    longest = study_of(about.study(list(about.rounds)[-1], seeds=1))
+    for at, rows in about.published.items():
+        assert set(rows) <= {*about.labels, HIGHEST}
+        for one in longest.cells:
+            plan = one.plan
+            stages = [plan.start.labels + number * plan.per_round for number in range(plan.rounds + 1)]
+            assert at == "end" or at in stages
+            asked = (*plan.evaluation.each_round, *plan.evaluation.at_end)
+            measured = {"accuracy", *(name_of(attack, plan.threat) for attack in asked)}
+            for measures in rows.values():
+                assert set(measures) <= measured
+    for other in about.also:
+        assert reproduction(other) is about
 
 
 def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path: Path) -> None:
@@ -212,17 +247,72 @@ def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path
     told(place, lambda labels, number: 0.56 if labels["acquisition"] == "DRE" else 0.40, rounds=8)
     page = study_report(place.path).read_text()
     assert "What is done otherwise" in page
-    rows = {(row["choice"], row["measure"]): row for row in rows_of(place.path / "report" / "published.csv")}
+    rows = {(row["what"], row["measure"]): row for row in rows_of(place.path / "report" / "published.csv")}
+    assert len(rows) == 4
     assert rows["DRE", "AutoAttack"]["differs"] == ""  # 56.0 both
+    assert rows["DRE", "AutoAttack"]["labels"] == "1,800"
     assert rows["Random", "AutoAttack"]["differs"] == "differs"  # 54.1 there
     assert rows["Random", "AutoAttack"]["difference"] == "-14.1"
-    for settings in (["rounds=2"], ["start.labels=50"]):
+    assert "ours, highest so far" not in rows["Random", "AutoAttack"]
+    curves = (place.path / "report/figures/block-1-accuracy.svg").read_text()
+    assert "published" in curves
+    for settings in (["network=LeNet5"], ["start.labels=50"]):
         assert about.study(settings=settings)["reproduces"].endswith(" -")
-    assert about.study(settings=["recipe.objective.attack.steps=10"])["reproduces"].endswith(" third")
+    assert about.study(settings=["recipe.objective.attack.steps=10"])["reproduces"] == "dre-table5-mnist"
     assert about.study(rounds=0)["plan"]["rounds"] == 0
     quick = written(tmp_path / "quick", about.study(only=["DRE"], seeds=1, quick=True))
     told(quick, lambda labels, number: 0.5, rounds=2)
     assert "nothing here can be compared" in study_report(quick.path).read_text()
+
+
+def test_a_published_curve_of_highest_accuracies_stands_beside_ours_raw_and_so_far(tmp_path: Path) -> None:
+    about = reproduction("dfal-mnist-lenet5")
+    place = written(tmp_path / "study", about.study(only=["DFAL"], seeds=2))
+    told(place, lambda labels, number: 0.6 if number == 39 else 0.5, rounds=90)
+    study_report(place.path)
+    rows = {row["labels"]: row for row in rows_of(place.path / "report" / "published.csv")}
+    assert list(rows) == ["100", "500", "800", "1,000"]
+    assert [row["ours"] for row in rows.values()] == ["80.0"] * 4
+    assert [row["ours, highest so far"] for row in rows.values()] == ["80.0", "90.0", "90.0", "90.0"]
+    assert [row["published"] for row in rows.values()] == ["82.8", "96.2", "97.7", "98.0"]
+
+
+def test_the_best_line_stands_beside_a_published_highest(tmp_path: Path) -> None:
+    place = written(tmp_path / "study", reproduction("dre-table1-mnist").study(only=["DRE", "Random", "BALD"], seeds=1))
+    told(place, lambda labels, number: {"DRE": 0.5, "Random": 0.6, "BALD": 0.4}[labels["acquisition"]], rounds=24)
+    study_report(place.path)
+    rows = {row["measure"]: row for row in rows_of(place.path / "report" / "published.csv")}
+    assert [rows[name]["ours"] for name in ("accuracy", "AutoAttack")] == ["90.0", "60.0"]
+    assert rows["AutoAttack"]["what"] == "highest of all"
+
+
+def test_a_published_correlation_stands_beside_ours(tmp_path: Path) -> None:
+    study = reproduction("dre-figure3-svhn").study(only=["DRE", "Random", "BALD", "EGL"], seeds=1)
+    place = written(tmp_path / "study", study)
+    robust = {"DRE": 0.5, "Random": 0.6, "BALD": 0.4, "EGL": 0.3}
+    told(place, lambda labels, number: robust[labels["acquisition"]], rounds=6)
+    for one in place.study.cells:
+        file = place.folder(one) / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows[1:]:
+            told_of = {"entropy": 1 - robust[one.labels["acquisition"]], "margin": 0.1}
+            row["query"]["bias"] = {name: {"divergence": high, "floor": 0.0} for name, high in told_of.items()}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = study_report(place.path).read_text()
+    assert "<td>-0.65</td><td>-1.00</td><td>-0.84</td><td>-1.00</td>" in page
+    assert "margin</th>" not in page.split("Pearson")[0]  # the same for all: no correlation
+
+
+def test_a_table_is_all_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [one.name for one in named("dfal-shoebag")] == ["dfal-shoebag"]
+    assert len(named("dre-table5")) == len(named("dre-figure2")) == 6
+    with pytest.raises(PlanError, match="nothing to reproduce is called 'dre-table'"):
+        named("dre-table")
+    with pytest.raises(SystemExit) as ended:  # no data there: each column is said
+        main(["reproduce", "dre-table2", "--plan", "--data", str(tmp_path)])
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "left out, since their data are not there: dre-table2-mnist (mnist), dre-table2-fashion" in said
 
 
 def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> None:
@@ -242,7 +332,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for words, message in (
         (["dre-table5-minst"], "did you mean 'dre-table5-mnist'"),
         (["dre-table5-mnist", "--only", "DER"], "has no 'DER'"),
-        (["dre-table5-mnist", "acquisition.allocation=released"], "compares acquisition functions"),
+        (["dre-table5-mnist", "acquisition.allocation=released"], "says itself what it compares"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["reproduce", *words, "--out", str(tmp_path / "out")])

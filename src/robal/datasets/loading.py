@@ -14,13 +14,14 @@ from robal.datasets.files import load_folder, load_npz
 from robal.datasets.idx import load_idx
 from robal.datasets.places import data_folder
 from robal.datasets.quickdraw import load_quickdraw
-from robal.datasets.shoebag import load_shoe_bag
+from robal.datasets.shoebag import load_fashion_shoe_bag, load_shoe_bag
 from robal.datasets.svhn import load_svhn
 from robal.errors import DataError, DataMissing, did_you_mean
 
 _LOADERS: dict[str, Callable[[Known, Path], Dataset]] = {
     "mnist": load_idx,
     "fashion-mnist": load_idx,
+    "fashion-shoe-bag": load_fashion_shoe_bag,
     "cifar10": load_cifar,
     "svhn": load_svhn,
     "quickdraw": load_quickdraw,

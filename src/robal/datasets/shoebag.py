@@ -1,4 +1,4 @@
-"""Shoe-Bag: pix2pix's shoes and handbags, from their original HDF5 files, split as DFAL splits them."""
+"""Shoe-Bag: pix2pix's shoes and handbags, from their original HDF5 files, split as DFAL splits them; a stand-in."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robal.datasets.catalogue import Known
+from robal.datasets.catalogue import Known, find_known
 from robal.datasets.dataset import Dataset
+from robal.datasets.idx import load_idx
 from robal.datasets.places import locate
 from robal.errors import DataCorrupt, DataError
 
+_SHOES = ("sneaker", "ankle boot")
 _TEST = 2_000  # the last so many of each file
 
 
@@ -29,6 +31,25 @@ def load_shoe_bag(known: Known, root: Path) -> Dataset:
     parts = [read_images(found[file.name]) for file in known.files]
     train, test = [part[:-_TEST] for part in parts], [part[-_TEST:] for part in parts]
     return Dataset(known.name, torch.cat(train), _labels(train), known.classes, torch.cat(test), _labels(test))
+
+
+def load_fashion_shoe_bag(known: Known, root: Path) -> Dataset:
+    """Of Fashion-MNIST the sneakers and ankle boots (label 0) and the bags (label 1), in its own split and order.
+
+    Raises:
+        DataMissing, DataCorrupt: naming the file and what to do.
+    """
+    whole = load_idx(find_known("fashion-mnist"), root)
+    bag, shoes = whole.classes.index("bag"), torch.tensor([whole.classes.index(name) for name in _SHOES])
+    assert whole.test_images is not None
+    assert whole.test_labels is not None
+
+    def of_both(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = (labels == bag) | torch.isin(labels, shoes)
+        return images[wanted], (labels[wanted] == bag).long()
+
+    train, test = of_both(whole.images, whole.labels), of_both(whole.test_images, whole.test_labels)
+    return Dataset(known.name, *train, known.classes, *test, whole.sources)
 
 
 def _labels(parts: list[Tensor]) -> Tensor:

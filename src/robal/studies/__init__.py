@@ -3,7 +3,7 @@
 from robal.studies.compare import Place, compare, is_study, joined, with_data
 from robal.studies.forecast import forecast, table_of
 from robal.studies.page import study_report
-from robal.studies.reproduce import reproduction, reproductions
+from robal.studies.reproduce import named, reproduction, reproductions
 from robal.studies.schedule import Local, OnRay, Scheduler
 from robal.studies.study import Cell, Primary, Study, study_of
 from robal.studies.watch import read_text, stop_code, watch
@@ -20,6 +20,7 @@ __all__ = [
     "forecast",
     "is_study",
     "joined",
+    "named",
     "read_text",
     "reproduction",
     "reproductions",

@@ -241,8 +241,8 @@ def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     old = read_yaml((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
     if any(old.get(key) != said.get(key) for key in ("preset", "plan", "reproduces")):
         return dict(said)
-    grids = old["grid"] if isinstance(old["grid"], list) else [old["grid"]]
-    more = [] if said["grid"] in grids else [said["grid"]]
+    grids, wanted = (one["grid"] if isinstance(one["grid"], list) else [one["grid"]] for one in (old, said))
+    more = [grid for grid in wanted if grid not in grids]
     return {**old, "grid": [*grids, *more], **({"primary": said["primary"]} if "primary" in said else {})}
 
 

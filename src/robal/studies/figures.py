@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,17 @@ def look(place: int) -> dict[str, Any]:
     return {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place // len(SERIES) % len(DASHES)]}
 
 
-def curves(block: Block, measure: str, name: str) -> Drawing | None:
-    """Means over seeds against labels bought; bands reach from the lowest to the highest seed. None without a curve."""
+def curves(
+    block: Block, measure: str, name: str, published: Mapping[str, Sequence[tuple[int, float]]] | None = None
+) -> Drawing | None:
+    """Means over seeds against labels bought; bands reach from the lowest to the highest seed. None without a curve.
+
+    `published`: by label, labels bought and rates, drawn as crosses as far as the curves go.
+    """
     with style():
         figure = canvas(5.6, 3.8)
         axes = figure.add_subplot()
-        handles = []
+        handles, crossed = [], False
         for place, line in enumerate(block.lines):
             labels, mean, low, high = line.curve(measure)
             if len(labels) < 2:
@@ -34,8 +39,16 @@ def curves(block: Block, measure: str, name: str) -> Drawing | None:
             axes.plot(labels, mean, linewidth=1.8, **look(place))
             axes.fill_between(labels, low, high, color=look(place)["color"], alpha=0.12, linewidth=0)
             handles.append(Line2D([], [], label=f"{label(line.label)} ({line.finished})", **look(place)))
+            theirs = [(at, rate) for at, rate in (published or {}).get(line.label, ()) if at <= labels[-1]]
+            for at, rate in theirs:
+                axes.plot(at, rate, "X", color=look(place)["color"], markeredgecolor=INK, markersize=8)
+            crossed = crossed or bool(theirs)
         if not handles:
             return None
+        if crossed:
+            handles.append(
+                Line2D([], [], marker="X", color=MUTED, markeredgecolor=INK, linestyle="", label="published")
+            )
         axes.set_xlabel("labels bought")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.yaxis.set_major_formatter(PERCENT)

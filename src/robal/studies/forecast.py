@@ -89,8 +89,11 @@ def _evaluations(plan: Plan, number: int, data: Data) -> int:
         training += images * passes * (1 + (recipe.restarts * recipe.epochs if recipe.keep == "best" else 0))
     if data.test is None:
         return training
-    attacks = [*plan.evaluation.each_round, *(plan.evaluation.at_end if number == plan.rounds else ())]
-    return training + min(plan.evaluation.images, len(data.test)) * sum(attack.passes for attack in attacks)
+    asked, test = plan.evaluation, len(data.test)
+    each = min(asked.each_round_images or asked.images, test) * sum(attack.passes for attack in asked.each_round)
+    if number < plan.rounds:
+        return training + each
+    return training + each + min(asked.images, test) * sum(attack.passes for attack in asked.at_end)
 
 
 def table_of(found: tuple[Sequence[Forecast], int]) -> Table:

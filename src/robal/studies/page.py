@@ -20,7 +20,8 @@ from robal.report.drawing import Drawing
 from robal.report.page import filled, store
 from robal.report.words import duration
 from robal.studies import figures
-from robal.studies.beside import Beside, beside
+from robal.studies.beside import Beside, Correlated, beside, correlated
+from robal.studies.beside import points as points_of
 from robal.studies.compare import Place
 from robal.studies.results import Block, Difference, Line, Results, bias_of, results_of
 
@@ -100,6 +101,7 @@ def row_of(results: Results, block: Block, line: Line, found: Difference | None)
     row["p"] = "" if found is None else _tested(found)
     row[f"labels to {block.reference}'s end"] = _needed(block, line, found)
     row["time"] = duration(line.seconds)
+    row["of it choosing"] = duration(line.choosing)
     row["gradient evaluations"] = f"{line.evaluations:,}"
     return row
 
@@ -158,7 +160,12 @@ def _drawn(
     shown: list[tuple[str, Drawing | None]] = [
         (
             "Means over seeds, whose number stands in brackets; bands from the lowest to the highest seed.",
-            figures.curves(block, name, f"{start}-{'accuracy' if name == 'accuracy' else f'attack-{index}'}"),
+            figures.curves(
+                block,
+                name,
+                f"{start}-{'accuracy' if name == 'accuracy' else f'attack-{index}'}",
+                points_of(results, name),
+            ),
         )
         for index, name in enumerate(results.measures)
     ]
@@ -227,6 +234,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
     counts = Counter(standing.status for standing in results.standings.values())
     about, theirs = beside(results)
     shown = [_shown(one) for one in theirs]
+    related = [_related(block, one) for block in results.blocks for one in correlated(results, block)]
     page = filled(
         "study.html",
         "robal.studies",
@@ -238,6 +246,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         runs=_runs(results, out),
         about=about,
         beside=shown,
+        correlated=related,
         main=f"{measure}{' (area under the curve)' if at == 'area' else ''}",
     )
     try:
@@ -257,15 +266,31 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
 
 def _shown(one: Beside) -> dict[str, Any]:
     """A published figure and ours, as words."""
+    so_far = {} if one.highest is None else {"ours, highest so far": points(one.highest)}
     return {
-        "choice": one.label,
+        "what": one.label,
+        "labels": f"{one.labels:,}",
         "measure": one.measure,
         "published": points(one.published),
         "ours": points(one.ours),
+        **so_far,
         "95 % interval": span((one.low, one.high)),
         "seeds": one.seeds,
         "difference": points(one.ours - one.published, True),
         "differs": "differs" if one.differs else "",
+    }
+
+
+def _related(block: Block, one: Correlated) -> dict[str, Any]:
+    """A published correlation of bias and robustness and ours, as words."""
+    return {
+        **block.fixed,
+        "bias of": one.measure,
+        "published, mean r": f"{one.mean:+.2f}",
+        "ours, mean r": f"{one.ours_mean:+.2f}",
+        "published, extreme r": f"{one.extreme:+.2f}",
+        "ours, extreme r": f"{one.ours_extreme:+.2f}",
+        "our stages": one.stages,
     }
 
 

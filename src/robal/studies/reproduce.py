@@ -1,50 +1,77 @@
-"""Published tables as studies: the protocol, the numbers, and what is done otherwise, as data."""
+"""Published tables as studies: the protocol, the numbers, and what is done otherwise, as data (`published/`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from robal import presets
 from robal.errors import PlanError, did_you_mean
-from robal.plans import merge, parse_override
+from robal.plans import merge, parse_override, read_plan, read_yaml
 
-STAGES = ("third", "last")
+HIGHEST = "highest of all"  # a published row that is told of the best line of each measure
+At = int | Literal["end"]  # labels bought, or the end of each run
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A published table, or a part of one.
+    """A published table or figure, or a part of one.
 
     Args:
         name: as in `robal reproduce NAME`.
         title: what it is.
         source: where it was published.
-        grid: what it compares: labels and acquisition functions.
         preset: the protocol.
-        rounds: by stage of the budget.
-        published: by stage, label and measure, the rate, in [0, 1].
+        settings: of the plan, beside the preset's.
+        grids: what is compared, as in a study file, without the seeds.
+        axis: of the grids: what is compared, and what `only` chooses from.
+        rounds: by stage of the budget, the first one by default.
+        published: by labels bought, label of the axis and measure, the rate, in [0, 1].
+        correlations: published correlations of bias and robustness: by measure of bias, the mean over stages and the
+            extreme one.
+        primary: the comparison that is tested, where its labels are asked for.
         deviations: what is done otherwise, in sentences.
         quick: settings for a look that takes minutes.
+        running_maximum: whether the published figures are, as it seems, the highest so far instead of the last.
+        stand_in: data set to use where the original is absent; "": none.
+        also: other names of it.
     """
 
     name: str
     title: str
     source: str
-    grid: dict[str, Any]
     preset: str
-    rounds: dict[str, int]
-    published: dict[str, dict[str, dict[str, float]]]
+    settings: Mapping[str, Any]
+    grids: Sequence[Mapping[str, Any]]
+    axis: str
+    rounds: Mapping[str, int]
+    published: Mapping[At, Mapping[str, Mapping[str, float]]]
+    correlations: Mapping[str, Mapping[str, float]]
+    primary: Mapping[str, Any]
     deviations: tuple[str, ...]
-    quick: dict[str, Any]
+    quick: Mapping[str, Any]
+    running_maximum: bool = False
+    stand_in: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What `only` chooses from."""
+        return tuple(dict.fromkeys(label for grid in self.grids for label in grid[self.axis]))
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it was published for."""
+        return read_plan(base=_base(self.preset, self.settings)).data.name
 
     def study(
         self,
-        stage: str = "third",
+        stage: str | None = None,
         only: Sequence[str] = (),
         seeds: int = 3,
         rounds: int | None = None,
@@ -54,44 +81,46 @@ class Reproduction:
         """The study that reproduces it, as a study file says it.
 
         Args:
-            stage: "third" or "last".
+            stage: as in `rounds`.
             only: some of the labels; all by default.
             seeds: how many, from 0 on.
-            rounds: fewer or more than at the stage; then nothing is compared with what was published.
+            rounds: fewer or more than at the stage; published figures are compared where runs have their labels.
             quick: a look that takes minutes, and compares nothing.
             settings: further ones, key=value.
 
         Raises:
             PlanError: for a stage or a label that there is not.
         """
+        stage = stage or next(iter(self.rounds))
         if stage not in self.rounds:
             raise PlanError([f"{self.name} has the stages {', '.join(self.rounds)}, not {stage!r}"])
         unknown = [
-            f"{self.name} has no {one!r}; {did_you_mean(one, self.grid)}" for one in only if one not in self.grid
+            f"{self.name} has no {one!r}; {did_you_mean(one, self.labels)}" for one in only if one not in self.labels
         ]
         if unknown:
             raise PlanError(unknown)
-        plan: dict[str, Any] = {"rounds": self.rounds[stage] if rounds is None else rounds}
+        plan: dict[str, Any] = {**self.settings, "rounds": self.rounds[stage] if rounds is None else rounds}
         if quick:
-            plan |= self.quick | ({} if rounds is None else {"rounds": rounds})
-        refused = [setting for setting in settings if setting.startswith("acquisition")]
+            plan |= {**self.quick, **({} if rounds is None else {"rounds": rounds})}
+        refused = [setting for setting in settings if setting.startswith(self.axis)]
         if refused:
-            raise PlanError([f"{refused[0]}: {self.name} compares acquisition functions; for others use robal compare"])
+            raise PlanError(
+                [f"{refused[0]}: {self.name} says itself what it compares; for other choices use robal compare"]
+            )
         for setting in settings:
-            plan = merge(plan, _dotted(parse_override(setting)))
-        grid = {label: value for label, value in self.grid.items() if not only or label in only}
-        said: dict[str, Any] = {"preset": self.preset, "plan": plan, "grid": {"acquisition": grid, "seed": seeds}}
-        if {"DRE", "Random"} <= set(grid):
-            said["primary"] = {
-                "axis": "acquisition",
-                "compare": ["DRE", "Random"],
-                "measure": "AutoAttack",
-                "at": "end",
-            }
-        length = ("rounds", "start.labels", "per_round", "data", "network", "threat", "preset")
+            plan |= _dotted(parse_override(setting))
+        grids = []
+        for grid in self.grids:
+            kept = {label: value for label, value in grid[self.axis].items() if not only or label in only}
+            if kept:
+                grids.append({**grid, self.axis: kept, "seed": seeds})
+        said: dict[str, Any] = {"preset": self.preset, "plan": plan, "grid": grids[0] if len(grids) == 1 else grids}
+        if self.primary and set(self.primary["compare"]) <= {label for grid in grids for label in grid[self.axis]}:
+            said["primary"] = {"axis": self.axis, **self.primary}
+        length = ("start.labels", "per_round", "data", "network", "threat", "preset")
         same = not any(setting.startswith(length) for setting in settings)
-        comparable = same and not quick and rounds in (None, self.rounds[stage])
-        return said | {"reproduces": f"{self.name} {stage}" if comparable else f"{self.name} -"}
+        whole = rounds in (None, self.rounds[stage]) or "end" not in self.published
+        return said | {"reproduces": self.name if same and whole and not quick else f"{self.name} -"}
 
 
 def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -103,41 +132,94 @@ def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _base(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    base = read_yaml(presets.text(preset), preset)
+    for key, value in settings.items():
+        part: Any = value
+        for word in reversed(key.split(".")):
+            part = {word: part}
+        base = merge(base, part)
+    return base
+
+
 @cache
 def reproductions() -> dict[str, Reproduction]:
     """All that can be reproduced, by name."""
     found = {}
     for file in sorted((files("robal.studies") / "published").iterdir(), key=lambda file: file.name):
-        if not file.name.endswith(".yaml"):
-            continue
-        table, said = file.name.removesuffix(".yaml"), yaml.safe_load(file.read_text(encoding="utf-8"))
-        for place, (column, about) in enumerate(said["columns"].items()):
-            published = {
-                stage: {label: _rates(cells.split()[place]) for label, cells in rows.items()}
-                for stage, rows in said["published"].items()
-            }
-            found[f"{table}-{column}"] = Reproduction(
-                f"{table}-{column}",
-                said["title"].format(**about),
-                said["source"],
-                said["functions"],
-                about["preset"],
-                {stage: about[stage] for stage in STAGES},
-                published,
-                tuple(said["deviations"]),
-                said["quick"],
-            )
+        if file.name.endswith(".yaml"):
+            table, said = file.name.removesuffix(".yaml"), yaml.safe_load(file.read_text(encoding="utf-8"))
+            for place, (column, about) in enumerate(said["columns"].items()):
+                one = _read(table, column, place, about, said)
+                found[one.name] = one
     return found
 
 
-def _rates(cell: str) -> dict[str, float]:
-    """ "97.15/50.13" in the words of the metrics."""
-    accuracy, robust = (round(float(word) / 100, 6) for word in cell.split("/"))
-    return {"accuracy": accuracy, "AutoAttack": robust}
+def _read(table: str, column: str, place: int, about: Mapping[str, Any], said: Mapping[str, Any]) -> Reproduction:
+    """A column of a published table: $key in its settings and grids is what the column says of that key."""
+    name = f"{table}-{column}".removesuffix("-")
+    preset, settings = about["preset"], _filled(said.get("settings") or {}, about)
+    rounds = {stage: about[stage] for stage in said.get("stages", ["last"])}
+    plan = read_plan(base=_base(preset, settings))
+    published: dict[At, dict[str, dict[str, float]]] = {}
+    for key, rows in (said.get("published") or {}).items():
+        at: At = plan.start.labels + rounds[key] * plan.per_round if key in rounds else key
+        cells = {label: str(row).split()[place] for label, row in rows.items()}
+        published[at] = {
+            label: dict(zip(said["measures"], [round(float(word) / 100, 6) for word in cell.split("/")], strict=True))
+            for label, cell in cells.items()
+            if cell != "-"
+        }
+    return Reproduction(
+        name,
+        said["title"].format(**about),
+        said["source"],
+        preset,
+        settings,
+        _filled(about.get("grids") or said["grids"], about),
+        said.get("axis", "acquisition"),
+        rounds,
+        published,
+        about.get("correlations") or {},
+        said.get("primary") or {},
+        tuple(said["deviations"]),
+        _filled(said["quick"], about),
+        bool(said.get("running_maximum")),
+        about.get("stand_in", ""),
+        tuple(f"{other}-{column}" for other in said.get("also", ())),
+    )
+
+
+def _filled(template: Any, about: Mapping[str, Any]) -> Any:
+    """
+    >>> _filled({"start.labels": "$all"}, {"all": 60_000})
+    {'start.labels': 60000}
+    """
+    if isinstance(template, Mapping):
+        return {key: _filled(value, about) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, about) for value in template]
+    return about[template[1:]] if isinstance(template, str) and template.startswith("$") else template
 
 
 def reproduction(name: str) -> Reproduction:
-    """The one that is called so. Raises PlanError where none is."""
-    if name not in reproductions():
-        raise PlanError([f"nothing to reproduce is called {name!r}; {did_you_mean(name, reproductions())}"])
-    return reproductions()[name]
+    """The one that is called so, or also so. Raises PlanError where none is."""
+    for one in reproductions().values():
+        if name in (one.name, *one.also):
+            return one
+    every = [name for one in reproductions().values() for name in (one.name, *one.also)]
+    raise PlanError([f"nothing to reproduce is called {name!r}; {did_you_mean(name, every)}"])
+
+
+def named(name: str) -> list[Reproduction]:
+    """The one that is called so, or all columns of a table: those whose names begin with `name` and a hyphen.
+
+    >>> [one.name for one in named("dfal-quickdraw")]
+    ['dfal-quickdraw-lenet5', 'dfal-quickdraw-vgg8']
+    """
+    columns = [
+        one
+        for one in reproductions().values()
+        if any(f"{each}-".startswith(f"{name}-") for each in (one.name, *one.also))
+    ]
+    return columns or [reproduction(name)]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Literal
 
 from robal.bias import MEASURES
 from robal.errors import RobalError
@@ -49,6 +50,18 @@ class Run:
         """Labels bought and rates of the rounds that measured it."""
         seen = [(row.bought, rate.value) for row in self.record.rounds if (rate := rate_of(row, measure)) is not None]
         return [labels for labels, _ in seen], [rate for _, rate in seen]
+
+    def rate(self, measure: str, at: int | Literal["end"]) -> Rate | None:
+        """Where so many labels were bought, or at the end of a finished run; None where it was not measured there."""
+        rows = [row for row in self.record.rounds if row.bought == at]
+        if at == "end":
+            rows = list(self.record.rounds[-1:]) if self.is_finished else []
+        return rate_of(rows[-1], measure) if rows else None
+
+    def so_far(self, measure: str, at: int | Literal["end"]) -> list[float]:
+        """The rates up to there."""
+        labels, rates = self.curve(measure)
+        return [rate for bought, rate in zip(labels, rates, strict=True) if at == "end" or bought <= at]
 
     @property
     def is_finished(self) -> bool:
@@ -121,6 +134,12 @@ class Line:
     def seconds(self) -> float:
         """Of one run, on average over those that are finished."""
         done = [run.record.seconds for run in self.runs if run.is_finished]
+        return statistics.mean(done) if done else 0.0
+
+    @cached_property
+    def choosing(self) -> float:
+        """Seconds of choosing what to ask about in one run, on average over those that are finished."""
+        done = [sum(row.times["choose"] for row in run.record.rounds) for run in self.runs if run.is_finished]
         return statistics.mean(done) if done else 0.0
 
     @cached_property
