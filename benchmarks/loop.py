@@ -44,7 +44,7 @@ OWN = [
     "start.recipe.keep=last",
     "recipe={keep: last, keep_optimiser: false, budget: 250000, average: 0.99}",
     "recipe.schedule={name: Triangular, peak: 0.1}",
-    "recipe.objective={name: Adversarial, attack: {name: PGD, steps: 3, step_size: 0.15, random_start: true}}",
+    "recipe.objective={name: Adversarial, attack: {name: PGD, steps: 10, step_size: 0.05, random_start: true}}",
     "recipe.optimiser={name: Adam, lr: 0.002}",
 ]
 
