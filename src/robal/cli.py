@@ -116,6 +116,7 @@ def compare_command(
     workers: int | None = None,
     scheduler: Literal["local", "ray"] = "local",
     address: str = "",
+    track: str | None = None,
     data: Path | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -128,6 +129,7 @@ def compare_command(
     - `robal compare study.yaml --plan` (what would run, how many labels, about how long)
     - `robal compare study.yaml --workers 2 --out runs/study`
     - `robal compare study.yaml --scheduler ray --address auto` (on a cluster of Ray that runs)
+    - `robal compare study.yaml --track sqlite:///mlflow.db`, then `mlflow ui --backend-store-uri sqlite:///mlflow.db`
 
     A study file names a plan, what is varied in it, and one comparison that is fixed beforehand:
 
@@ -148,6 +150,9 @@ def compare_command(
         Where: in processes of this machine, or as tasks of Ray (pip install 'robal[ray]').
     address
         Of a cluster of Ray that runs; else one is started here.
+    track
+        Mirror the runs in MLflow (pip install 'robal[mlflow]'), in the store or at the server of this URI. Finished
+        runs are told of too, so a study can be mirrored afterwards.
     data
         The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
     plan
@@ -169,7 +174,7 @@ def compare_command(
         Console().print(table_of(forecast(said, folder, workers or _processors())))
         return
     many = OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors())
-    raise SystemExit(_study(said, folder, many))
+    raise SystemExit(_study(said, folder, many, track))
 
 
 @app.command(name="reproduce")
@@ -708,13 +713,15 @@ def _line(row: dict[str, Any]) -> str:
     return f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'} ({row['seconds']:.0f} s)"
 
 
-def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler) -> int:
+def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler, track: str | None = None) -> int:
     """Carry out a study; its exit code."""
-    from robal.studies import Place, compare, stop_code, study_report, watch
+    from robal.studies import MLflow, Place, compare, stop_code, study_report, watch
+
+    tracker = None if track is None else MLflow(track).reached()
 
     place = Place.begun(folder, said)
     try:
-        counts = watch(place, compare(place, scheduler))
+        counts = watch(place, compare(place, scheduler), tracker=tracker)
     except KeyboardInterrupt:
         again = " ".join(["robal", *sys.argv[1:]])
         print(f"\nStopped; nothing is lost. Go on with: {again}", file=sys.stderr)

@@ -6,20 +6,24 @@ from robal.studies.page import study_report
 from robal.studies.reproduce import named, reproduction, reproductions
 from robal.studies.schedule import Local, OnRay, Scheduler
 from robal.studies.study import Cell, Primary, Study, study_of
+from robal.studies.tracking import MLflow, Tracker, mirrored
 from robal.studies.watch import read_text, stop_code, watch
 
 __all__ = [
     "Cell",
     "Local",
+    "MLflow",
     "OnRay",
     "Place",
     "Primary",
     "Scheduler",
     "Study",
+    "Tracker",
     "compare",
     "forecast",
     "is_study",
     "joined",
+    "mirrored",
     "named",
     "read_text",
     "reproduction",

@@ -18,6 +18,7 @@ from robal.errors import FolderInUse, PlanError, RobalError, RunFolderError
 from robal.files import write
 from robal.folder import RunFolder
 from robal.plans import read_yaml
+from robal.studies.reproduce import reproduction
 from robal.studies.schedule import Scheduler, carried_out
 from robal.studies.study import Cell, Primary, Study, study_of
 from robal.studies.work import FAILED, Job
@@ -78,7 +79,7 @@ class Place:
             old = cls.of(path).study
             missing = {cell.identity for cell in old.cells} - {cell.identity for cell in study.cells}
             # that of a published table is fixed in the package, not by whoever has seen results
-            is_first = old.primary is None and study.reproduces and study.primary == Primary()
+            is_first = old.primary is None and study.primary == _of_package(study)
             if missing or (old.primary != study.primary and not is_first):
                 what = (
                     f"{len(missing)} of its runs are not in this one"
@@ -137,6 +138,14 @@ class Place:
             except BlockingIOError:
                 raise FolderInUse(f"another process works at the study in {self.path}; wait for it") from None
             yield
+
+
+def _of_package(study: Study) -> Primary | None:
+    """The comparison that is fixed for what a study reproduces."""
+    about = reproduction(study.reproduces.partition(" ")[0]) if study.reproduces else None
+    if about is None or not about.primary:
+        return None
+    return Primary(**{"axis": about.axis, **about.primary, "compare": tuple(about.primary["compare"]), "where": {}})
 
 
 def is_study(folder: Path) -> bool:

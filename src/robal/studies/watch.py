@@ -11,11 +11,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from robal.errors import PlanError
+from robal.errors import PlanError, RobalError
 from robal.folder import RunFolder
 from robal.report.words import duration
 from robal.studies.compare import Place, Progress
 from robal.studies.study import Cell
+from robal.studies.tracking import Tracker, mirrored
 
 
 def read_text(path: Path) -> str:
@@ -32,23 +33,38 @@ def read_text(path: Path) -> str:
         raise PlanError([f"{path} is no study file: YAML with a plan and a grid"]) from None
 
 
-def watch(place: Place, progress: Iterable[Progress], console: Console | None = None) -> dict[str, int]:
-    """Show a study that is carried out; by status, how many of its runs have it at the end."""
+def watch(
+    place: Place, progress: Iterable[Progress], console: Console | None = None, tracker: Tracker | None = None
+) -> dict[str, int]:
+    """Show a study that is carried out; by status, how many of its runs have it at the end.
+
+    A `tracker` is told of each run that ends, and of all at the end; what it does not take stops nothing.
+    """
     console = console or Console(stderr=True)
     many = len(place.study.cells)
     with Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else _Still() as live:
         for now in progress:
             for cell, why in now.ended:
                 console.print(Text(_line(place, cell, why, now)), soft_wrap=True)
+                _tell(place, cell, tracker, console)
             if isinstance(live, Live):
                 live.update(_view(now, many))
     counts = Counter[str]()
     for cell in place.study.cells:
+        _tell(place, cell, tracker, console)
         standing = place.standing(cell)
         counts[standing.status] += 1
         if standing.status in ("failed", "waits", "damaged"):
             console.print(Text(f"{cell.name} {standing.status}: {standing.why}"), soft_wrap=True)
     return dict(counts)
+
+
+def _tell(place: Place, cell: Cell, tracker: Tracker | None, console: Console) -> None:
+    if tracker is not None:
+        try:
+            mirrored(place, cell, tracker)
+        except RobalError as error:
+            console.print(Text(f"not tracked: {error}"), soft_wrap=True)
 
 
 class _Still:
