@@ -9,10 +9,10 @@ NeurIPS 2017, arXiv 1703.03365), with batches in place of single images. No acqu
 this shows what choosing one batch after another could bring, as far as the drawn batches go.
 
 A best of many is partly luck: of the validation images, and of the training. So models are measured on other images
-(the Monitor without Square), and a control draws one batch and trains it as many times from other weights, keeping the
-best by the same validation; what the oracle gains over the control is due to labels. Each arm's last labels also train once
-more, from weights that nothing chose ("again"). Pool, validation and test are training images of the data set; no test
-image is used. A finished seed of an arm is kept in a file under --out and not computed again.
+(the Monitor without Square), and a control draws one batch and trains it as many times from other weights, keeping
+the best by the same validation; what the oracle gains over the control is due to labels. Each arm's last labels also
+train once more, from weights that nothing chose ("again"). Pool, validation and test are training images of the data
+set; no test image is used. A finished seed of an arm is kept in a file under --out and not computed again.
 """
 
 from __future__ import annotations
