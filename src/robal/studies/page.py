@@ -223,7 +223,8 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         blocks.append(
             {
                 "said": block.said,
-                "columns": [key for key in mine[0] if key not in block.fixed],
+                "columns": _told(block, mine),
+                "untested": _untested(mine),
                 "rows": mine,
                 "figures": [(caption, Markup(drawing.inline())) for caption, drawing in drawn],
                 "papers": _papers(block, results),
@@ -262,6 +263,19 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
     except OSError as error:
         raise RunFolderError(f"the report cannot be written to {out}: {error}") from error
     return out / "index.html"
+
+
+def _told(block: Block, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns of the page: those that say something of a line; the files have all."""
+    said = [key for key in rows[0] if key not in block.fixed and any(row[key] != "" for row in rows)]
+    return [key for key in said if key != "p" or not _untested(rows)]
+
+
+def _untested(rows: Sequence[dict[str, Any]]) -> str:
+    """Why there is no p at all, where there is none for one and the same reason; else ""."""
+    words = {str(row["p"]) for row in rows if row["p"] != ""}
+    alike = words.pop().partition(",")[0] if len(words) == 1 else ""
+    return alike if alike.startswith(FEW) else ""
 
 
 def _shown(one: Beside) -> dict[str, Any]:
