@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from small_studies import TINY, said
 
 from robal.acquisition import DRE, Margin, Random
 from robal.errors import PlanError
-from robal.studies import Primary, study_of
+from robal.studies import Primary, study_of, with_data
 
 
 def test_a_grid_is_the_product_of_its_axes() -> None:
@@ -91,6 +92,7 @@ def test_the_primary_comparison() -> None:
         ({"primary": {"compare": ["Margin", "Random"], "measures": "x"}}, "primary.measures: unknown"),
         ({"primary": "DRE"}, "primary is a mapping"),
         ({"reproduces": "dre-table6 third"}, "nothing to reproduce is called 'dre-table6'"),
+        ({"grid": {"time": {"short": {}, "long": {"rounds": 9}}}}, "grid.time: a column of the report is called so"),
         ({"primary": {"compare": None}}, "primary.compare is a list"),
         ({"primary": {"compare": ["Margin", "Random"], "where": {"datset": "x"}}}, "'datset' is no axis"),
         (
@@ -129,3 +131,10 @@ def test_what_the_data_cannot_carry_names_the_cells() -> None:
     study = study_of(said(grid={"per_round": [10, 100_000], "seed": 2}))
     with pytest.raises(PlanError, match=r"per_round 100000, seed 0 \(and 1 more\): the plan asks for"):
         study.check()
+
+
+@pytest.mark.parametrize("plan", [{}, {"data": "mnist"}, {"data": {"name": "mnist"}}, {"data.name": "mnist"}, None])
+def test_data_that_lie_elsewhere_are_those_of_the_plan(plan: Any, tmp_path: Path) -> None:
+    study = study_of(with_data({"plan": plan, "grid": {"acquisition": ["Random"]}}, tmp_path))
+    source = study.cells[0].plan.data
+    assert (source.name, source.folder) == ("mnist" if plan else "digits", str(tmp_path))

@@ -262,4 +262,5 @@ def with_data(said: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
     plan = said.get("plan") or {}
     if not isinstance(plan, Mapping):
         raise PlanError([f"plan must be a mapping (key: value), not {plan!r}"])
-    return {**said, "plan": {**plan, "data.folder": str(data.resolve())}}
+    named = {"data": {"name": plan["data"]}} if isinstance(plan.get("data"), str) else {}
+    return {**said, "plan": {**plan, **named, "data.folder": str(data.resolve())}}

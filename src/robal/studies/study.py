@@ -25,6 +25,7 @@ from robal.training import Recipe
 _KEYS = ("preset", "plan", "grid", "primary", "reproduces")
 _PLAN_KEYS = {"dataset", *Plan.__dataclass_fields__}
 MOST_CELLS = 2_000
+COLUMNS = ("runs", "labels", "accuracy", "interval", "effect", "pairs", "p", "time")  # words of the report's table
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,8 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _values(axis: str, values: Any, where: str) -> dict[str, dict[str, Any]]:
     """By label, the settings that a value of an axis stands for."""
     is_setting = axis.split(".")[0] in _PLAN_KEYS
+    if axis in COLUMNS:
+        raise PlanError([f"{where}: grid.{axis}: a column of the report is called so; give the axis another name"])
     if axis == "seed" and isinstance(values, int) and not isinstance(values, bool):
         values = list(range(values))
     if isinstance(values, list):
