@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from robal import __version__
-from robal.errors import AwaitingLabels, DataMissing, PlanError, RobalError
+from robal.errors import AwaitingLabels, PlanError, RobalError
 from robal.memory import keep_freed_memory
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
@@ -239,30 +239,36 @@ def reproduce_command(
             also = f" (also {', '.join(one.also)})" if one.also else ""
             print(f"{one.name:36}{one.title}{also}")
         return
-    columns, missing, codes = named(name), list[str](), [0]
-    for about in columns:
-        further = list(settings)
-        here = present(about.dataset, data_folder(data)) == "here" or any(one.startswith("data") for one in settings)
-        if about.stand_in and not here:
+    columns, left_out, studies, codes = named(name), list[str](), list[tuple[dict[str, Any], Path]](), [0]
+    for about in columns:  # all of them before any begins
+        further, several = list(settings), len(columns) > 1
+        is_here = present(about.dataset, data_folder(data)) == "here"
+        is_here = is_here or any(setting.startswith(("data.name=", "dataset=", "data=")) for setting in settings)
+        if about.stand_in and not is_here:
             say(f"{about.name}: {about.dataset} is not there, so {about.stand_in} stands in for it")
             further.append(f"data.name={about.stand_in}")
-        elif len(columns) > 1 and not here:
-            missing.append(f"{about.name} ({about.dataset})")
+        elif several and not is_here:
+            left_out.append(f"{about.name} (no {about.dataset}; `robal data list` says more)")
             continue
-        said = with_data(about.study(stage, only, seeds or (1 if quick else 3), rounds, quick, further), data)
-        of_stage = stage or next(iter(about.rounds))
+        elif several and not set(only) <= set(about.labels):
+            left_out.append(f"{about.name} (compares {', '.join(about.labels)})")
+            continue
+        of_stage = stage or about.also.get(name) or next(iter(about.rounds))
+        many = seeds if seeds is not None else 1 if quick else 3
         folder = Path("runs") / f"{about.name}-{'quick' if quick else of_stage}"
         if out is not None:
-            folder = out / about.name if len(columns) > 1 else out
-        said = joined(folder, said)
+            folder = out / about.name if several else out
+        studies.append(
+            (joined(folder, with_data(about.study(of_stage, only, many, rounds, quick, further), data)), folder)
+        )
+    for said, folder in studies:
         if plan:
             Console().print(table_of(forecast(said, folder, workers or _processors())))
         else:
             codes.append(_study(said, folder, Local(workers or _processors())))
-    if missing:
-        raise DataMissing(
-            f"left out, since their data are not there: {', '.join(missing)}; `robal data list` says more"
-        )
+    if left_out:
+        print(f"robal: left out: {'; '.join(left_out)}", file=sys.stderr)
+        codes.append(2)
     raise SystemExit(max(codes))
 
 
@@ -717,7 +723,7 @@ def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler, track: str 
     """Carry out a study; its exit code."""
     from robal.studies import MLflow, Place, compare, stop_code, study_report, watch
 
-    tracker = None if track is None else MLflow(track).reached()
+    tracker = None if track is None else MLflow(track).reached()  # before anything runs
 
     place = Place.begun(folder, said)
     try:

@@ -127,9 +127,10 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         plan.start.labels if first else plan.per_round,
         generator(plan.seed, "choose", state.round),
     )
+    note["seconds"], described = time.perf_counter() - started, time.perf_counter()
     note["entropy"] = None if first else describe_query(candidates, question)
     note["bias"] = None if first else describe_bias(candidates, question)
-    note["seconds"] = time.perf_counter() - started
+    note["describing"] = time.perf_counter() - described  # whoever chose may never have looked at the whole pool
     sheet = place.round(state.round) / "question.png"
     contact_sheet(sheet, state.pool.images, question, [str(index) for index in question.tolist()], most=2_000)
     place.save_question(state.round, question, note)
@@ -207,7 +208,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
         "gradient_evaluations": trained.evaluations + note.get("evaluations", 0),
     }
-    row["times"] = times | {"evaluate": row.pop("seconds")}
+    row["times"] = times | {"evaluate": row.pop("seconds") + note.get("describing", 0.0)}
     row["seconds"] = sum(row["times"].values())
     bias = note.get("bias")
     row["query"] |= {"entropy": note["entropy"], "bias": None if bias is None else bias | of_classes}

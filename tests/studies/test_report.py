@@ -21,6 +21,7 @@ from robal.plan import name_of
 from robal.plans import encode, to_yaml
 from robal.report.rates import wilson
 from robal.studies import Place, named, reproduction, reproductions, study_of, study_report
+from robal.studies.beside import _HARMLESS, otherwise
 from robal.studies.reproduce import HIGHEST
 from robal.studies.results import bias_of, results_of
 
@@ -225,7 +226,9 @@ def test_what_is_published_can_be_measured(name: str) -> None:
         assert {cell.plan.rounds for cell in study.cells} == {about.rounds[stage]}
         assert set(study.axes[about.axis]) == set(about.labels)
         quick = study_of(about.study(stage, seeds=1, quick=True))
-        assert all(one.plan.rounds <= 3 and "-" in quick.reproduces for one in quick.cells)
+        assert all(one.plan.rounds <= 3 for one in quick.cells)
+        assert not set(otherwise(about, quick)) <= set(_HARMLESS)  # a quick look compares nothing
+        assert otherwise(about, study) == {}
     longest = study_of(about.study(list(about.rounds)[-1], seeds=1))
     for at, rows in about.published.items():
         assert set(rows) <= {*about.labels, HIGHEST}
@@ -256,9 +259,18 @@ def test_published_figures_stand_beside_ours_where_they_can_be_compared(tmp_path
     assert "ours, highest so far" not in rows["Random", "AutoAttack"]
     curves = (place.path / "report/figures/block-1-accuracy.svg").read_text()
     assert "published" in curves
-    for settings in (["network=LeNet5"], ["start.labels=50"]):
-        assert about.study(settings=settings)["reproduces"].endswith(" -")
-    assert about.study(settings=["recipe.objective.attack.steps=10"])["reproduces"] == "dre-table5-mnist"
+    for setting in (
+        "network=LeNet5",
+        "start={labels: 50}",
+        "recipe.epochs=1",
+        "recipe.objective=Natural",
+        "oracle.noise=0.3",
+    ):
+        told_of = otherwise(about, study_of(about.study(seeds=1, settings=[setting])))
+        assert not set(told_of) <= set(_HARMLESS), setting
+    other = study_of(about.study(seeds=1, settings=["recipe.objective.attack.steps=10"]))
+    steps = "recipe.objective.attack.steps"
+    assert otherwise(about, other) == {steps: f"{steps} is 10 instead of 40."}
     assert about.study(rounds=0)["plan"]["rounds"] == 0
     quick = written(tmp_path / "quick", about.study(only=["DRE"], seeds=1, quick=True))
     told(quick, lambda labels, number: 0.5, rounds=2)
@@ -278,18 +290,30 @@ def test_a_published_curve_of_highest_accuracies_stands_beside_ours_raw_and_so_f
 
 
 def test_the_best_line_stands_beside_a_published_highest(tmp_path: Path) -> None:
-    place = written(tmp_path / "study", reproduction("dre-table1-mnist").study(only=["DRE", "Random", "BALD"], seeds=1))
-    told(place, lambda labels, number: {"DRE": 0.5, "Random": 0.6, "BALD": 0.4}[labels["acquisition"]], rounds=24)
+    about = reproduction("dre-table1-mnist")
+    place = written(tmp_path / "study", about.study(seeds=1))
+    told(place, lambda labels, number: 0.6 if labels["acquisition"] == "Random" else 0.0, rounds=24)
     study_report(place.path)
     rows = {row["measure"]: row for row in rows_of(place.path / "report" / "published.csv")}
     assert [rows[name]["ours"] for name in ("accuracy", "AutoAttack")] == ["90.0", "60.0"]
     assert rows["AutoAttack"]["what"] == "highest of all"
+    assert rows["AutoAttack"]["differs"] == "differs"  # 0.20 at most
+    below = written(tmp_path / "below", about.study(seeds=1))
+    told(below, lambda labels, number: 0.0, rounds=24)
+    study_report(below.path)
+    assert rows_of(below.path / "report" / "published.csv")[1]["differs"] == ""
+    some = written(tmp_path / "some", about.study(only=["Random"], seeds=1))
+    told(some, lambda labels, number: 0.0, rounds=24)
+    study_report(some.path)
+    assert not (some.path / "report" / "published.csv").exists()  # the best of one is not that of twelve
 
 
 def test_a_published_correlation_stands_beside_ours(tmp_path: Path) -> None:
-    study = reproduction("dre-figure3-svhn").study(only=["DRE", "Random", "BALD", "EGL"], seeds=1)
-    place = written(tmp_path / "study", study)
-    robust = {"DRE": 0.5, "Random": 0.6, "BALD": 0.4, "EGL": 0.3}
+    about = reproduction("dre-figure3-svhn")
+    place = written(tmp_path / "study", about.study(seeds=1))
+    robust = {label: 0.1 + 0.05 * number for number, label in enumerate(about.labels)} | {
+        "DRE": 0.01
+    }  # which is left out
     told(place, lambda labels, number: robust[labels["acquisition"]], rounds=6)
     for one in place.study.cells:
         file = place.folder(one) / "metrics.jsonl"
@@ -301,6 +325,9 @@ def test_a_published_correlation_stands_beside_ours(tmp_path: Path) -> None:
     page = study_report(place.path).read_text()
     assert "<td>-0.65</td><td>-1.00</td><td>-0.84</td><td>-1.00</td>" in page
     assert "margin</th>" not in page.split("Pearson")[0]  # the same for all: no correlation
+    few = written(tmp_path / "few", about.study(only=["Random", "BALD", "EGL"], seeds=1))
+    told(few, lambda labels, number: robust[labels["acquisition"]], rounds=6)
+    assert "-0.65" not in study_report(few.path).read_text()  # three of eleven are another thing
 
 
 def test_a_table_is_all_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +339,7 @@ def test_a_table_is_all_its_columns(tmp_path: Path, capsys: pytest.CaptureFixtur
         main(["reproduce", "dre-table2", "--plan", "--data", str(tmp_path)])
     assert ended.value.code == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "left out, since their data are not there: dre-table2-mnist (mnist), dre-table2-fashion" in said
+    assert "left out: dre-table2-mnist (no mnist; `robal data list` says more); dre-table2-fashion" in said
 
 
 def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> None:
@@ -333,6 +360,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["dre-table5-minst"], "did you mean 'dre-table5-mnist'"),
         (["dre-table5-mnist", "--only", "DER"], "has no 'DER'"),
         (["dre-table5-mnist", "acquisition.allocation=released"], "says itself what it compares"),
+        (["dre-table3-mnist", "start.labels=7"], "says itself what it compares"),
+        (["dfal-transfer", "network=LeNet5"], "says itself what it compares"),
+        (["dre-table5-mnist", "--seeds", "0"], "has no value"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["reproduce", *words, "--out", str(tmp_path / "out")])

@@ -91,7 +91,7 @@ def test_the_primary_comparison() -> None:
         ({"primary": {"compare": ["Margin", "Random"], "at": "start"}}, "end or area"),
         ({"primary": {"compare": ["Margin", "Random"], "measures": "x"}}, "primary.measures: unknown"),
         ({"primary": "DRE"}, "primary is a mapping"),
-        ({"reproduces": "dre-table6 third"}, "nothing to reproduce is called 'dre-table6'"),
+        ({"reproduces": "dre-table6"}, "nothing to reproduce is called 'dre-table6'"),
         ({"grid": {"time": {"short": {}, "long": {"rounds": 9}}}}, "grid.time: a column of the report is called so"),
         ({"primary": {"compare": None}}, "primary.compare is a list"),
         ({"primary": {"compare": ["Margin", "Random"], "where": {"datset": "x"}}}, "'datset' is no axis"),

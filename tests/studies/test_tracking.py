@@ -49,7 +49,7 @@ def test_every_run_is_there_once_with_its_plan_and_its_rounds(study: Place, trac
     for _ in range(2):  # told twice, kept once
         for one in study.study.cells:
             mirrored(study, one, tracker)
-    found = runs_in(tracker, "tracked")
+    found = runs_in(tracker, str(study.path))
     assert set(found) == {one.name for one in study.study.cells}
     one = cell(study, acquisition="Margin", seed="1")
     run, metrics = found[one.name]
@@ -93,7 +93,7 @@ def test_the_command_line(
     file.write_text(yaml.safe_dump(said()))
     store = f"sqlite:///{tmp_path}/mlflow.db"
     main_ends(["compare", str(file), "--out", str(study.path), "--track", store])  # all finished: told of afterwards
-    assert len(runs_in(MLflow(store), "tracked")) == 4
+    assert len(runs_in(MLflow(store), str(study.path))) == 4
     for uri, message in (("sqlite:////proc/nowhere/x.db", "does not reach"), ("what://ever", "does not reach")):
         with pytest.raises(SystemExit) as ended:
             main(["compare", str(file), "--out", str(tmp_path / "new"), "--track", uri])

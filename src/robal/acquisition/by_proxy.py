@@ -21,10 +21,11 @@ from robal.pool import Examples
 class ByProxy:
     """The choice of `inner` by a network of its own: do labels chosen with one network serve another?
 
-    Each round of a run trains `network` as the plan's recipe says, on the same examples as the model that counts, and
-    lets `inner` choose by it; what `inner` adds to the training set (twins, pseudo-labels) is the proxy's too. With a
-    recipe that starts afresh each round this is DFAL's experiment on transfer: the proxy asks as it would in a run of
-    its own, and the other network is trained on what it asked about. A small proxy also makes the choice cheap.
+    Each round of a run trains `network` as the plan's recipe says, on the same examples as the model that counts,
+    and lets `inner` choose by it; what `inner` adds to the training set (twins, pseudo-labels) is the proxy's too.
+    With a recipe that starts afresh each round this is DFAL's experiment on transfer: the proxy asks as it might in
+    a run of its own (its random streams are others), and the other network is trained on what it asked about. A
+    small proxy also makes the choice cheap.
 
     Args:
         inner: chooses.

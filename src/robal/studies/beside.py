@@ -6,10 +6,13 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 
+from robal.plans import encode
 from robal.report.rates import wilson
 from robal.studies.reproduce import HIGHEST, At, Reproduction, reproduction
 from robal.studies.results import Block, Line, Results, bias_of
 from robal.studies.statistics import over_seeds
+from robal.studies.study import Cell, Study, study_of
+from robal.studies.tracking import flat
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Beside:
         low, high: 95 % interval over the images, at our mean; with five seeds or more the wider of it and the seeds'.
         seeds: how many.
         highest: ours where the highest rate so far stands for each run's, where the published figure seems to be so.
+        is_bound: whether what was published is said of all it may be of, from above.
     """
 
     label: str
@@ -34,11 +38,12 @@ class Beside:
     high: float
     seeds: int
     highest: float | None = None
+    is_bound: bool = False
 
     @property
     def differs(self) -> bool:
-        """Whether what was published lies outside our interval."""
-        return not self.low <= self.published <= self.high
+        """Whether what was published lies outside our interval; a bound, below it."""
+        return self.low > self.published or (self.high < self.published and not self.is_bound)
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,51 @@ def beside(results: Results) -> tuple[Reproduction | None, list[Beside]]:
         lines = {line.label: line for line in block.lines}
         for at, rows in about.published.items():
             for label, measures in rows.items():
+                some = [lines[label]] if label in lines else []
+                if label == HIGHEST and set(lines) == set(about.labels):
+                    some = list(lines.values())
                 for measure, published in measures.items():
-                    some = list(lines.values()) if label == HIGHEST else [lines[label]] if label in lines else []
                     ours = [one for line in some if (one := _ours(line, measure, at, about)) is not None]
-                    if ours:
+                    if ours and len(ours) == len(some):
                         best = max(ours, key=lambda one: one.ours)
-                        found.append(replace(best, label=label, published=published))
+                        bound = measure in about.at_most
+                        found.append(replace(best, label=label, published=published, is_bound=bound))
     return about, found
+
+
+_HARMLESS = (
+    *("rounds", "seed", "device", "data.folder", "validation.images"),
+    *("evaluation.images", "evaluation.each_round", "evaluation.each_round_images"),
+    *("recipe.objective.attack.steps", "recipe.objective.attack.step_size"),
+)
+
+
+def otherwise(about: Reproduction, study: Study) -> dict[str, str]:
+    """What a study's plans say otherwise than the reproduction's: by key, a sentence."""
+    meant = {_place(cell): cell.plan.located() for cell in study_of(about.study(seeds=1)).cells}
+    found: dict[str, str] = {}
+    for cell in study.cells:
+        if _place(cell) not in meant:
+            return {"grid": f"{cell.said} is no part of it."}
+        ours, theirs = flat(encode(cell.plan)), flat(encode(meant[_place(cell)]))
+        for key in {**theirs, **ours}:
+            if ours.get(key) != theirs.get(key) and key not in ("rounds", "seed", "device", "data.folder"):
+                found[key] = f"{key} is {ours.get(key, 'not said')} instead of {theirs.get(key, 'not said')}."
+    return found
+
+
+def _place(cell: Cell) -> frozenset[tuple[str, str]]:
+    return frozenset((axis, label) for axis, label in cell.labels.items() if axis != "seed")
 
 
 def of_results(results: Results) -> tuple[Reproduction | None, bool]:
     """What a study reproduces, and whether its figures can be compared with the published ones."""
-    name, _, stage = results.place.study.reproduces.partition(" ")
-    return (reproduction(name), stage != "-") if name else (None, False)
+    study = results.place.study
+    if not study.reproduces:
+        return None, False
+    about = reproduction(study.reproduces)
+    whole = "end" not in about.published or {cell.plan.rounds for cell in study.cells} <= set(about.rounds.values())
+    return about, whole and set(otherwise(about, study)) <= set(_HARMLESS)
 
 
 def points(results: Results, measure: str) -> dict[str, list[tuple[int, float]]]:
@@ -91,16 +128,23 @@ def points(results: Results, measure: str) -> dict[str, list[tuple[int, float]]]
 
 
 def correlated(results: Results, block: Block) -> list[Correlated]:
-    """Published correlations and ours, where bias and robustness were measured in several rounds."""
+    """Published correlations and ours, over the same functions: all of the table but DRE, in several rounds."""
     about, comparable = of_results(results)
     measure = block.curve_measure(results.main[0])
-    bias = bias_of(block, measure) if about is not None and comparable and measure else None
-    found = []
-    for name, published in about.correlations.items() if about is not None and bias is not None else ():
-        values = [one.r for one in bias.correlations.get(name, ()) if one.r is not None] if bias else []
+    lines = tuple(line for line in block.lines if line.label != "DRE")
+    if (
+        about is None
+        or not comparable
+        or measure is None
+        or {line.label for line in lines} != {*about.labels} - {"DRE"}
+    ):
+        return []
+    bias, found = bias_of(replace(block, lines=lines), measure), []
+    for name, published in about.correlations.items() if bias is not None else ():
+        told = [] if bias is None else bias.correlations.get(name, ())
+        values = [one.r for one in told if one.r is not None and one.points == len(lines)]
         if values:
-            extreme = max(values, key=abs)
-            mean = statistics.mean(values)
+            extreme, mean = max(values, key=abs), statistics.mean(values)
             found.append(Correlated(name, published["mean"], published["extreme"], mean, extreme, len(values)))
     return found
 

@@ -142,7 +142,7 @@ class Place:
 
 def _of_package(study: Study) -> Primary | None:
     """The comparison that is fixed for what a study reproduces."""
-    about = reproduction(study.reproduces.partition(" ")[0]) if study.reproduces else None
+    about = reproduction(study.reproduces) if study.reproduces else None
     if about is None or not about.primary:
         return None
     return Primary(**{"axis": about.axis, **about.primary, "compare": tuple(about.primary["compare"]), "where": {}})

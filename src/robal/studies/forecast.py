@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from robal.acquisition import proxy_in
 from robal.attacks import FGSM
 from robal.data import Data
 from robal.evaluation import seconds_needed
@@ -53,13 +54,19 @@ def forecast(said: Mapping[str, Any], folder: Path, workers: int) -> tuple[list[
     found = []
     for cell in study.cells:
         plan, images = cell.plan, data[repr(cell.plan.data)]
-        alike = (repr(plan.network), repr(plan.data))
-        if alike not in speeds:
-            speeds[alike] = _seconds_each(plan, images)
-        standing = place.standing(cell)
-        by_round = [_evaluations(plan, number, images) for number in range(plan.rounds + 1)]
-        seconds = speeds[alike] * sum(by_round[standing.rounds :])
-        found.append(Forecast(cell, standing, sum(by_round), seconds))
+        standing, beside = place.standing(cell), proxy_in(plan.acquisition)
+        numbers = range(plan.rounds + 1)
+        parts = [(plan, [_evaluations(plan, number, images) for number in numbers])]
+        if beside is not None:  # each round but the first trains it as the round before was trained
+            of_proxy = replace(plan, network=beside.network)
+            parts.append((of_proxy, [_training(plan, number - 1, images) if number else 0 for number in numbers]))
+        seconds = 0.0
+        for one, by_round in parts:
+            alike = (repr(one.network), repr(one.data))
+            if alike not in speeds:
+                speeds[alike] = _seconds_each(one, images)
+            seconds += speeds[alike] * sum(by_round[standing.rounds :])
+        found.append(Forecast(cell, standing, sum(sum(by_round) for _, by_round in parts), seconds))
     return found, workers
 
 
@@ -78,15 +85,23 @@ def _seconds_each(plan: Plan, data: Data) -> float:
         torch.set_num_threads(threads)
 
 
-def _evaluations(plan: Plan, number: int, data: Data) -> int:
-    """Gradient evaluations of a round: training, and attacks, which stop earlier on images that fall."""
+def _training(plan: Plan, number: int, data: Data) -> int:
+    """Gradient evaluations of a round's training, with what its epochs are chosen by."""
     recipe: Recipe = (plan.start if number == 0 else plan).recipe
     bought = plan.start.labels + number * plan.per_round
     training = recipe.budget or round(recipe.restarts * recipe.epochs * bought * recipe.objective.passes)
-    if plan.validation.bought_share == 0 and data.validation is not None:  # to choose the epoch by, and for the metrics
+    images = round(plan.validation.bought_share * bought)
+    if plan.validation.bought_share == 0 and data.validation is not None:
         images = min(plan.validation.images, len(data.validation))
+    if images:  # to choose the epoch by, and for the metrics
         passes = plan.validation.attack.passes if plan.validation.measure == "robust" else 1
         training += images * passes * (1 + (recipe.restarts * recipe.epochs if recipe.keep == "best" else 0))
+    return training
+
+
+def _evaluations(plan: Plan, number: int, data: Data) -> int:
+    """Gradient evaluations of a round: training, and attacks, which stop earlier on images that fall."""
+    training = _training(plan, number, data)
     if data.test is None:
         return training
     asked, test = plan.evaluation, len(data.test)

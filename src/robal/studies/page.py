@@ -20,7 +20,7 @@ from robal.report.drawing import Drawing
 from robal.report.page import filled, store
 from robal.report.words import duration
 from robal.studies import figures
-from robal.studies.beside import Beside, Correlated, beside, correlated
+from robal.studies.beside import Beside, Correlated, beside, correlated, of_results, otherwise
 from robal.studies.beside import points as points_of
 from robal.studies.compare import Place
 from robal.studies.results import Block, Difference, Line, Results, bias_of, results_of
@@ -157,9 +157,12 @@ def _drawn(
 ) -> list[tuple[str, Drawing | None]]:
     measure, _ = results.main
     start = f"block-{place + 1}"
+    about, comparable = of_results(results)
+    so_far = about is not None and about.running_maximum and comparable
     shown: list[tuple[str, Drawing | None]] = [
         (
-            "Means over seeds, whose number stands in brackets; bands from the lowest to the highest seed.",
+            "Means over seeds, whose number stands in brackets; bands from the lowest to the highest seed."
+            + (" The published points seem to be the highest so far, where ours are as they were." * so_far),
             figures.curves(
                 block,
                 name,
@@ -246,6 +249,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         blocks=blocks,
         runs=_runs(results, out),
         about=about,
+        otherwise=[] if about is None else [*about.deviations, *otherwise(about, results.place.study).values()],
         beside=shown,
         correlated=related,
         main=f"{measure}{' (area under the curve)' if at == 'area' else ''}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import yaml
 
 from robal import presets
 from robal.errors import PlanError, did_you_mean
+from robal.plan import Plan
 from robal.plans import merge, parse_override, read_plan, read_yaml
 
 HIGHEST = "highest of all"  # a published row that is told of the best line of each measure
@@ -38,8 +39,9 @@ class Reproduction:
         deviations: what is done otherwise, in sentences.
         quick: settings for a look that takes minutes.
         running_maximum: whether the published figures are, as it seems, the highest so far instead of the last.
+        at_most: measures whose published figures are bounds from above.
         stand_in: data set to use where the original is absent; "": none.
-        also: other names of it.
+        also: other names of it, and the stage that they mean.
     """
 
     name: str
@@ -56,8 +58,9 @@ class Reproduction:
     deviations: tuple[str, ...]
     quick: Mapping[str, Any]
     running_maximum: bool = False
+    at_most: tuple[str, ...] = ()
     stand_in: str = ""
-    also: tuple[str, ...] = ()
+    also: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -102,7 +105,7 @@ class Reproduction:
         plan: dict[str, Any] = {**self.settings, "rounds": self.rounds[stage] if rounds is None else rounds}
         if quick:
             plan |= {**self.quick, **({} if rounds is None else {"rounds": rounds})}
-        refused = [setting for setting in settings if setting.startswith(self.axis)]
+        refused = [setting for setting in settings if self._says(setting.partition("=")[0])]
         if refused:
             raise PlanError(
                 [f"{refused[0]}: {self.name} says itself what it compares; for other choices use robal compare"]
@@ -117,10 +120,17 @@ class Reproduction:
         said: dict[str, Any] = {"preset": self.preset, "plan": plan, "grid": grids[0] if len(grids) == 1 else grids}
         if self.primary and set(self.primary["compare"]) <= {label for grid in grids for label in grid[self.axis]}:
             said["primary"] = {"axis": self.axis, **self.primary}
-        length = ("start.labels", "per_round", "data", "network", "threat", "preset")
-        same = not any(setting.startswith(length) for setting in settings)
-        whole = rounds in (None, self.rounds[stage]) or "end" not in self.published
-        return said | {"reproduces": self.name if same and whole and not quick else f"{self.name} -"}
+        return said | {"reproduces": self.name}
+
+    def _says(self, key: str) -> bool:
+        """Whether a grid sets a key of the plan, or a part of it."""
+        held: set[str] = set()
+        for grid in self.grids:
+            for axis, values in grid.items():
+                held |= (
+                    {axis} if axis in Plan.__dataclass_fields__ else {one for value in values.values() for one in value}
+                )
+        return any(f"{key}.".startswith(f"{one}.") or f"{one}.".startswith(f"{key}.") for one in held)
 
 
 def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,8 +195,9 @@ def _read(table: str, column: str, place: int, about: Mapping[str, Any], said: M
         tuple(said["deviations"]),
         _filled(said["quick"], about),
         bool(said.get("running_maximum")),
+        tuple(said.get("at_most", ())),
         about.get("stand_in", ""),
-        tuple(f"{other}-{column}" for other in said.get("also", ())),
+        {f"{other}-{column}": stage for other, stage in (said.get("also") or {}).items()},
     )
 
 

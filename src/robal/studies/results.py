@@ -138,7 +138,7 @@ class Line:
 
     @cached_property
     def choosing(self) -> float:
-        """Seconds of choosing what to ask about in one run, on average over those that are finished."""
+        """Seconds of choosing what to ask about in one run, a teacher's or proxy's training included, on average."""
         done = [sum(row.times["choose"] for row in run.record.rounds) for run in self.runs if run.is_finished]
         return statistics.mean(done) if done else 0.0
 

@@ -93,7 +93,7 @@ class Study:
         cells: every run, in the order of the file.
         axes: by axis, the labels of its values.
         primary: None where the study only explores.
-        reproduces: what published table, and at what stage: "dre-table5-mnist third"; "" where none.
+        reproduces: what published table: "dre-table5-mnist"; "" where none.
     """
 
     cells: tuple[Cell, ...]
@@ -176,7 +176,7 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
         _check_measure(primary, cells.values(), where)
     reproduces = str(said.get("reproduces") or "")
     if reproduces:
-        reproduction(reproduces.partition(" ")[0])  # says so where there is none
+        reproduction(reproduces)  # says so where there is none
     return Study(tuple(cells.values()), names, primary, reproduces)
 
 

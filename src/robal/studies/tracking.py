@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Tracker(Protocol):
         """Bring one run up to date.
 
         Args:
-            study: what the runs of a study are gathered under.
+            study: what the runs of a study are gathered under: its folder.
             run: the run's name, which no other of the study has.
             settings: what is varied, and the whole plan with dotted keys.
             rounds: of each round from 0 on, its figures by name.
@@ -57,6 +58,8 @@ class MLflow:
             mlflow = importlib.import_module("mlflow")
         except ImportError as error:
             raise RobalError("MLflow is not installed: pip install 'robal[mlflow]'") from error
+        for key, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "10")):  # a server that is not there is told of soon
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # the tables it makes are its own affair
         return mlflow.MlflowClient(tracking_uri=self.uri)
 
@@ -66,6 +69,8 @@ class MLflow:
         Raises:
             RobalError: where the extra is not installed, or nothing answers.
         """
+        if not self.uri:
+            raise RobalError("name MLflow's store, as in --track sqlite:///mlflow.db")
         try:
             self._client.search_experiments(max_results=1)
         except RobalError:
@@ -81,13 +86,12 @@ class MLflow:
         there = self._client.get_experiment_by_name(study)
         where = self._client.create_experiment(study) if there is None else there.experiment_id
         same = self._client.search_runs([where], f"tags.`robal.run` = '{run}'")
-        if same:
-            kept, done = same[0].info.run_id, int(same[0].data.tags.get(_ROUNDS, 0))
-        else:
-            kept, done = self._client.create_run(where, run_name=run, tags={"robal.run": run}).info.run_id, 0
-            params = [entities.Param(_plain(key), value[:6000]) for key, value in settings.items()]
-            for start in range(0, len(params), 100):  # at most so many at a time
-                self._client.log_batch(kept, params=params[start : start + 100])
+        one = same[0] if same else self._client.create_run(where, run_name=run, tags={"robal.run": run})
+        kept, done = one.info.run_id, int(one.data.tags.get(_ROUNDS, 0))
+        params = [entities.Param(_plain(key), value[:6000]) for key, value in settings.items()]
+        params = [param for param in params if param.key not in one.data.params]
+        for start in range(0, len(params), 100):  # at most so many at a time
+            self._client.log_batch(kept, params=params[start : start + 100])
         for number, figures in enumerate(rounds[done:], done):
             metrics = [entities.Metric(_plain(name), value, 0, number) for name, value in figures.items()]
             self._client.log_batch(kept, metrics=metrics)
@@ -117,7 +121,7 @@ def mirrored(place: Place, cell: Cell, tracker: Tracker) -> None:
     settings = dict(cell.labels) | flat(encode(cell.plan))
     finished = place.standing(cell).status == "finished"
     try:
-        tracker.mirror(place.path.name, cell.name, settings, [figures_of(row) for row in record.rounds], finished)
+        tracker.mirror(str(place.path), cell.name, settings, [figures_of(row) for row in record.rounds], finished)
     except RobalError:
         raise
     except Exception as error:  # whatever a tracker's store or network may raise
