@@ -212,7 +212,7 @@ def reproduce_command(
     list_all
         Say what there is.
     stage
-        Of table 5: `third` of the label budget (the default), or the `last`.
+        Of table 5: `third` of the label budget, or the `last`; the figures' default is the last.
     only
         Some of what is compared, as in `--only DRE --only Random`.
     seeds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -229,11 +229,15 @@ def examples_of(
 
 def needs_of(acquisition: object) -> frozenset[str]:
     """What an acquisition function and its parts need beside the model: "teacher", "snapshots", "proxy"."""
-    found = frozenset(getattr(acquisition, "needs", ()))
+    return frozenset(need for part in parts_of(acquisition) for need in getattr(part, "needs", ()))
+
+
+def parts_of(acquisition: object) -> Iterator[object]:
+    """An acquisition function and all that its fields hold, and theirs."""
+    yield acquisition
     if is_dataclass(acquisition) and not isinstance(acquisition, type):
         for field in fields(acquisition):
-            found |= needs_of(getattr(acquisition, field.name))
-    return found
+            yield from parts_of(getattr(acquisition, field.name))
 
 
 def scores_of(score: Score, candidates: Candidates, generator: torch.Generator) -> Tensor:

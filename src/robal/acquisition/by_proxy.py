@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robal.acquisition.acquisition import Acquisition, Score, choose, examples_of, needs_of
+from robal.acquisition.acquisition import Acquisition, Score, choose, examples_of, needs_of, parts_of
 from robal.acquisition.uncertainty import Margin
 from robal.candidates import Candidates
 from robal.errors import InputError
@@ -66,14 +65,7 @@ def proxy_in(acquisition: object) -> ByProxy | None:
     Raises:
         InputError: for two of different networks, of which a run could train but one.
     """
-    found = {part.network: part for part in _parts(acquisition) if isinstance(part, ByProxy)}
+    found = {part.network: part for part in parts_of(acquisition) if isinstance(part, ByProxy)}
     if len(found) > 1:
         raise InputError(f"a run trains one proxy, and ByProxy is there with {len(found)} different networks")
     return next(iter(found.values()), None)
-
-
-def _parts(acquisition: object) -> Iterator[object]:
-    yield acquisition
-    if is_dataclass(acquisition) and not isinstance(acquisition, type):
-        for field in fields(acquisition):
-            yield from _parts(getattr(acquisition, field.name))

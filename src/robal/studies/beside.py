@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from robal.plans import encode
@@ -58,12 +59,62 @@ class Correlated:
     stages: int
 
 
-def beside(results: Results) -> tuple[Reproduction | None, list[Beside]]:
-    """What a study reproduces, if anything, and its figures beside the published ones where they can be compared."""
-    about, comparable = of_results(results)
-    if about is None or not comparable:
-        return about, []
-    found = []
+_SILENT = ("rounds", "seed", "device", "data.folder")
+_HARMLESS = (
+    *_SILENT,
+    *("validation.images", "evaluation.images", "evaluation.each_round", "evaluation.each_round_images"),
+    *("recipe.objective.attack.steps", "recipe.objective.attack.step_size"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a study reproduces, and how.
+
+    Args:
+        about: None where it reproduces nothing.
+        otherwise: what its plans say otherwise: by key, a sentence.
+        comparable: whether its figures can stand beside the published ones.
+    """
+
+    about: Reproduction | None
+    otherwise: Mapping[str, str]
+    comparable: bool
+
+    @classmethod
+    def of(cls, study: Study) -> Source:
+        """Seen from the study's plans."""
+        if not study.reproduces:
+            return cls(None, {}, False)
+        about = reproduction(study.reproduces)
+        whole = "end" not in about.published or {cell.plan.rounds for cell in study.cells} <= set(about.rounds.values())
+        told = otherwise(about, study)
+        return cls(about, told, whole and set(told) <= set(_HARMLESS))
+
+
+def otherwise(about: Reproduction, study: Study) -> dict[str, str]:
+    """What a study's plans say otherwise than the reproduction's: by key, a sentence."""
+    meant = {_place(cell): cell.plan for cell in study_of(about.study(seeds=1)).cells}
+    found: dict[str, str] = {}
+    for cell in study.cells:
+        if _place(cell) not in meant:
+            return {"grid": f"{cell.said} is no part of it."}
+        ours, theirs = flat(encode(cell.plan)), flat(encode(meant[_place(cell)]))
+        for key in {**theirs, **ours}:
+            if ours.get(key) != theirs.get(key) and key not in _SILENT:
+                found[key] = f"{key} is {ours.get(key, 'not said')} instead of {theirs.get(key, 'not said')}."
+    return found
+
+
+def _place(cell: Cell) -> frozenset[tuple[str, str]]:
+    return frozenset((axis, label) for axis, label in cell.labels.items() if axis != "seed")
+
+
+def beside(results: Results, source: Source) -> list[Beside]:
+    """The published figures and a study's, where they can be compared."""
+    about, found = source.about, list[Beside]()
+    if about is None or not source.comparable:
+        return []
     for block in results.blocks:
         lines = {line.label: line for line in block.lines}
         for at, rows in about.published.items():
@@ -77,49 +128,14 @@ def beside(results: Results) -> tuple[Reproduction | None, list[Beside]]:
                         best = max(ours, key=lambda one: one.ours)
                         bound = measure in about.at_most
                         found.append(replace(best, label=label, published=published, is_bound=bound))
-    return about, found
-
-
-_HARMLESS = (
-    *("rounds", "seed", "device", "data.folder", "validation.images"),
-    *("evaluation.images", "evaluation.each_round", "evaluation.each_round_images"),
-    *("recipe.objective.attack.steps", "recipe.objective.attack.step_size"),
-)
-
-
-def otherwise(about: Reproduction, study: Study) -> dict[str, str]:
-    """What a study's plans say otherwise than the reproduction's: by key, a sentence."""
-    meant = {_place(cell): cell.plan.located() for cell in study_of(about.study(seeds=1)).cells}
-    found: dict[str, str] = {}
-    for cell in study.cells:
-        if _place(cell) not in meant:
-            return {"grid": f"{cell.said} is no part of it."}
-        ours, theirs = flat(encode(cell.plan)), flat(encode(meant[_place(cell)]))
-        for key in {**theirs, **ours}:
-            if ours.get(key) != theirs.get(key) and key not in ("rounds", "seed", "device", "data.folder"):
-                found[key] = f"{key} is {ours.get(key, 'not said')} instead of {theirs.get(key, 'not said')}."
     return found
 
 
-def _place(cell: Cell) -> frozenset[tuple[str, str]]:
-    return frozenset((axis, label) for axis, label in cell.labels.items() if axis != "seed")
-
-
-def of_results(results: Results) -> tuple[Reproduction | None, bool]:
-    """What a study reproduces, and whether its figures can be compared with the published ones."""
-    study = results.place.study
-    if not study.reproduces:
-        return None, False
-    about = reproduction(study.reproduces)
-    whole = "end" not in about.published or {cell.plan.rounds for cell in study.cells} <= set(about.rounds.values())
-    return about, whole and set(otherwise(about, study)) <= set(_HARMLESS)
-
-
-def points(results: Results, measure: str) -> dict[str, list[tuple[int, float]]]:
+def points(source: Source, measure: str) -> dict[str, list[tuple[int, float]]]:
     """What was published, for the curves: by label, labels bought and rates."""
-    about, comparable = of_results(results)
+    about = source.about
     found: dict[str, list[tuple[int, float]]] = {}
-    if about is not None and comparable:
+    if about is not None and source.comparable:
         for at, rows in about.published.items():
             for label, measures in rows.items():
                 if isinstance(at, int) and measure in measures:
@@ -127,14 +143,14 @@ def points(results: Results, measure: str) -> dict[str, list[tuple[int, float]]]
     return found
 
 
-def correlated(results: Results, block: Block) -> list[Correlated]:
+def correlated(results: Results, block: Block, source: Source) -> list[Correlated]:
     """Published correlations and ours, over the same functions: all of the table but DRE, in several rounds."""
-    about, comparable = of_results(results)
+    about = source.about
     measure = block.curve_measure(results.main[0])
     lines = tuple(line for line in block.lines if line.label != "DRE")
     if (
         about is None
-        or not comparable
+        or not source.comparable
         or measure is None
         or {line.label for line in lines} != {*about.labels} - {"DRE"}
     ):

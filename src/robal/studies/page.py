@@ -20,7 +20,7 @@ from robal.report.drawing import Drawing
 from robal.report.page import filled, store
 from robal.report.words import duration
 from robal.studies import figures
-from robal.studies.beside import Beside, Correlated, beside, correlated, of_results, otherwise
+from robal.studies.beside import Beside, Correlated, Source, beside, correlated
 from robal.studies.beside import points as points_of
 from robal.studies.compare import Place
 from robal.studies.results import Block, Difference, Line, Results, bias_of, results_of
@@ -153,12 +153,11 @@ def _tex(text: str) -> str:
 
 
 def _drawn(
-    results: Results, block: Block, place: int, found: dict[str, Difference]
+    results: Results, source: Source, block: Block, place: int, found: dict[str, Difference]
 ) -> list[tuple[str, Drawing | None]]:
     measure, _ = results.main
     start = f"block-{place + 1}"
-    about, comparable = of_results(results)
-    so_far = about is not None and about.running_maximum and comparable
+    so_far = source.about is not None and source.about.running_maximum and source.comparable
     shown: list[tuple[str, Drawing | None]] = [
         (
             "Means over seeds, whose number stands in brackets; bands from the lowest to the highest seed."
@@ -167,7 +166,7 @@ def _drawn(
                 block,
                 name,
                 f"{start}-{'accuracy' if name == 'accuracy' else f'attack-{index}'}",
-                points_of(results, name),
+                points_of(source, name),
             ),
         )
         for index, name in enumerate(results.measures)
@@ -214,13 +213,18 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         RunFolderError: no study, or a place that cannot be written.
     """
     results = results_of(Place.of(folder))
+    source = Source.of(results.place.study)
     out = folder / "report" if out is None else out
     blocks, rows, drawings = [], [], []
     measure, at = results.main
     for place, block in enumerate(results.blocks):
         found = block.differences(measure, at)
         mine = [row_of(results, block, line, found.get(line.label)) for line in block.lines]
-        drawn = [(caption, drawing) for caption, drawing in _drawn(results, block, place, found) if drawing is not None]
+        drawn = [
+            (caption, drawing)
+            for caption, drawing in _drawn(results, source, block, place, found)
+            if drawing is not None
+        ]
         rows += mine
         drawings += [drawing for _, drawing in drawn]
         blocks.append(
@@ -236,9 +240,9 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
             }
         )
     counts = Counter(standing.status for standing in results.standings.values())
-    about, theirs = beside(results)
-    shown = [_shown(one) for one in theirs]
-    related = [_related(block, one) for block in results.blocks for one in correlated(results, block)]
+    about = source.about
+    shown = [_shown(one) for one in beside(results, source)]
+    related = [_related(block, one) for block in results.blocks for one in correlated(results, block, source)]
     page = filled(
         "study.html",
         "robal.studies",
@@ -249,7 +253,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
         blocks=blocks,
         runs=_runs(results, out),
         about=about,
-        otherwise=[] if about is None else [*about.deviations, *otherwise(about, results.place.study).values()],
+        otherwise=[] if about is None else [*about.deviations, *source.otherwise.values()],
         beside=shown,
         correlated=related,
         main=f"{measure}{' (area under the curve)' if at == 'area' else ''}",

@@ -115,11 +115,12 @@ def mirrored(place: Place, cell: Cell, tracker: Tracker) -> None:
     Raises:
         RobalError: for a folder that cannot be read, or a tracker that cannot be reached.
     """
-    record = read(place.folder(cell), cell.name, strips=False) if place.standing(cell).rounds else None
+    standing = place.standing(cell)
+    record = read(place.folder(cell), cell.name, strips=False) if standing.rounds else None
     if record is None or not record.rounds:
         return
     settings = dict(cell.labels) | flat(encode(cell.plan))
-    finished = place.standing(cell).status == "finished"
+    finished = standing.status == "finished"
     try:
         tracker.mirror(str(place.path), cell.name, settings, [figures_of(row) for row in record.rounds], finished)
     except RobalError:

@@ -84,7 +84,23 @@ def fit(
     if unlabelled is not None and len(unlabelled) == 0:
         unlabelled = None
     if recipe.restarts > 1:
-        return _restarted(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
+        share = None if recipe.budget is None else max(1, recipe.budget // recipe.restarts)
+        return _best_of(
+            [
+                fit(
+                    replace(recipe, restarts=1, budget=share),
+                    examples,
+                    unlabelled,
+                    previous if fresh is None else Trained(fresh(number)),
+                    monitor,
+                    stream(seed, "restart", number),
+                    fresh=fresh,
+                    checkpoint=checkpoint and checkpoint.with_name(f"{checkpoint.stem}-{number}{checkpoint.suffix}"),
+                    what=f"{what}, start {number + 1} of {recipe.restarts}",
+                )
+                for number in range(recipe.restarts)
+            ]
+        )
     if recipe.pool is None or unlabelled is None:
         return _train(recipe, examples, unlabelled, previous, monitor, seed, fresh, checkpoint, what)
     pool, start = recipe.pool, Trained(previous.model if fresh is None else fresh(0))
@@ -115,25 +131,8 @@ def fit(
     )
 
 
-def _restarted(
-    recipe: Recipe,
-    examples: Examples,
-    unlabelled: Tensor | None,
-    previous: Trained,
-    monitor: Monitor | None,
-    seed: int,
-    fresh: Fresh | None,
-    checkpoint: Path | None,
-    what: str,
-) -> Trained:
-    """The best by the monitor of several trainings, the first of equals, at the cost of all."""
-    share = None if recipe.budget is None else max(1, recipe.budget // recipe.restarts)
-    once, found = replace(recipe, restarts=1, budget=share), []
-    for number in range(recipe.restarts):
-        start = previous if fresh is None else Trained(fresh(number))
-        place = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}-{number}{checkpoint.suffix}")
-        title, draw = f"{what}, start {number + 1} of {recipe.restarts}", stream(seed, "restart", number)
-        found.append(fit(once, examples, unlabelled, start, monitor, draw, fresh=fresh, checkpoint=place, what=title))
+def _best_of(found: list[Trained]) -> Trained:
+    """The best by the monitor, the first of equals, at the cost of all."""
     best = max(found, key=lambda one: one.score)
     return replace(best, evaluations=sum(one.evaluations for one in found), earlier=sum(one.earlier for one in found))
 
