@@ -28,6 +28,7 @@ COMPONENTS: dict[Any, types.ModuleType] = {
     attacks.Attack: attacks,
     networks.Architecture: networks,
     objectives.Objective: objectives,
+    objectives.Weighing: objectives,
     oracles.Oracle: oracles,
     threats.Threat: threats,
     training.Augmentation: training,

@@ -115,7 +115,7 @@ class Examples:
     weight: Tensor
     targets: Tensor | None = None
 
-    KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted")
+    KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted", "meta")
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.images, self.labels, self.origin, self.kind, self.weight)}

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robal.objectives import ALIASES, Batch, Objective, Trades
+from robal.objectives import ALIASES, CAAT, FRL, Batch, Lesson, Objective, Trades
 from robal.plans import known
 from robal.pool import Examples
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat, with_threat
+from robal.training.lookahead import lookahead
 from small_models import condition, convnet, linear
 
 EXPORTED = known(Objective)
@@ -45,8 +46,8 @@ def losses(objective: Any, model: nn.Module, batch: Batch, seed: int = 0) -> Ten
         return objective(model, objective.begin(model, examples), batch, generator(seed, "crafting"))
 
 
-def test_six_objectives_are_found_by_their_export() -> None:
-    assert set(EXPORTED) == {"Adversarial", "FixMatch", "MTLIBP", "NFGSM", "Natural", "Trades"}
+def test_nine_objectives_are_found_by_their_export() -> None:
+    assert set(EXPORTED) == {"ACT", "CAAT", "FRL", "Adversarial", "FixMatch", "MTLIBP", "NFGSM", "Natural", "Trades"}
     assert set(ALIASES.values()) <= set(EXPORTED)
 
 
@@ -88,10 +89,10 @@ def test_the_model_stays_in_the_mode_it_was_in_and_no_gradient_is_left_behind(ob
 
 
 def test_crafting_leaves_the_statistics_of_batchnorm_alone(objective: Any) -> None:
-    """The loss is one forward pass in training mode (TRADES: two); crafting, however many steps, is none."""
+    """The loss is one forward pass in training mode (as in TRADES: two); crafting, however many steps, is none."""
     model = convnet(dropout=0.0).train()
     losses(objective, model, a_batch())
-    assert model[1].num_batches_tracked == (2 if isinstance(objective, Trades) else 1)
+    assert model[1].num_batches_tracked == (2 if isinstance(objective, CAAT | FRL | Trades) else 1)
 
 
 def test_the_batch_is_left_alone_and_equal_generators_give_equal_losses(objective: Any) -> None:
@@ -119,3 +120,17 @@ def test_weights_are_the_trainers_business(objective: Any) -> None:
     batch, model = a_batch(), convnet(dropout=0.0).eval()
     heavier = replace(batch, weights=torch.full((6,), 7.0))
     assert torch.equal(losses(objective, model, batch), losses(objective, model, heavier))
+
+
+def test_learning_beside_the_model_changes_the_companion_alone(objective: Any) -> None:
+    if not hasattr(objective, "learn"):
+        return
+    model, batch = convnet(dropout=0.0).train(), a_batch()
+    companion = objective.begin(model, Examples.of(batch.inputs, batch.labels))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    lesson = Lesson(batch.inputs.flip(0), batch.labels.flip(0), 0, lookahead(optimiser, model))
+    before, learned = condition(model), {name: one.clone() for name, one in companion.state_dict().items()}
+    objective.learn(model, companion, batch, lesson, generator(0, "learning"))
+    assert condition(model) == before
+    assert any(not torch.equal(one, learned[name]) for name, one in companion.state_dict().items())
+    assert all(parameter.grad is None for parameter in companion.parameters())

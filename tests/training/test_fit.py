@@ -13,11 +13,12 @@ from watching import Counter, Watching, WithCompanion
 
 from robal.attacks import PGD
 from robal.errors import ContractError, InputError
-from robal.objectives import Adversarial, Batch, Natural
+from robal.objectives import ACT, CAAT, FRL, Adversarial, Batch, ClassCosts, Learned, LossRank, Natural
+from robal.objectives.caat import Companion
 from robal.pool import Examples
 from robal.seeds import generator
 from robal.threats import Linf
-from robal.training import SGD, Adam, CropFlip, Recipe, ReleasedCyclic, Trained, Triangular, fit
+from robal.training import SGD, Adam, CropFlip, PoolTraining, Recipe, ReleasedCyclic, Trained, Triangular, fit
 from small_models import condition, convnet, linear
 
 NATURAL = Recipe(Natural(), epochs=3, batch_size=8, optimiser=Adam(1e-2))
@@ -251,6 +252,70 @@ def test_a_companion_is_carried_along_and_the_earlier_one_left_alone(examples: E
     assert isinstance(second.companion, Counter)
     assert float(second.companion.seen) == 20
     assert float(first.companion.seen) == 10
+
+
+def test_what_a_companion_learned_goes_on_and_what_follows_from_the_examples_does_not(
+    examples: Examples, start: Trained
+) -> None:
+    recipe = replace(NATURAL, objective=CAAT(steps=1, weighing=Learned(every=1), costs=ClassCosts(steps=1)), epochs=1)
+    first = train(recipe, with_meta(examples), start)
+    assert isinstance(first.companion, Companion)
+    assert (int(first.companion.multipliers.epochs), int(first.companion.learned.lessons)) == (1, 5)
+    few = examples.only(examples.labels < 3)
+    second = train(recipe, with_meta(few), first)
+    assert isinstance(second.companion, Companion)
+    assert (int(second.companion.multipliers.epochs), int(second.companion.learned.lessons)) > (1, 5)
+    assert float(second.companion.multipliers.proportions[3:].sum()) == 0
+    assert (first.companion.multipliers.proportions > 0).all()
+    other = train(replace(NATURAL, objective=ACT(steps=1), epochs=1), examples, second)
+    assert isinstance(other.companion, type(start.model))  # of another kind: it begins anew
+
+
+def with_meta(examples: Examples) -> Examples:
+    """The same, with images of other kinds for the meta set: the first ten, turned."""
+    return Examples.join([examples, Examples.of(examples.images[:10].flip(3), examples.labels[:10], kind="meta")])
+
+
+def test_the_meta_set_is_not_trained_on(examples: Examples, start: Trained) -> None:
+    watching = Watching()
+    trained = train(replace(NATURAL, objective=watching), with_meta(examples), start)
+    shown = torch.cat([batch.inputs for batch in watching.batches[:5]])
+    assert len(shown) == 41
+    turned = examples.images[:10].flip(3).float() / 255
+    assert not any(torch.equal(one, other) for one in shown for other in turned)
+    assert equal(trained.model, train(NATURAL, examples, start).model)
+
+
+@pytest.mark.parametrize("objective", [FRL(), CAAT(), CAAT(costs=None), CAAT(weighing=LossRank())])
+def test_an_objective_without_the_meta_set_that_it_learns_from_is_refused(
+    examples: Examples, start: Trained, objective: Any
+) -> None:
+    with pytest.raises(InputError, match=r"learns from a meta set, .* and there are none"):
+        train(replace(NATURAL, objective=objective), examples, start)
+
+
+def test_a_teacher_has_no_meta_set() -> None:
+    with pytest.raises(InputError, match="a teacher is taught without a meta set, which FRL learns from"):
+        PoolTraining(Recipe(FRL()))
+
+
+def test_the_second_network_is_trained_by_the_same_optimiser(examples: Examples, start: Trained) -> None:
+    """With share 0 the natural network trains alone: as by natural training, for which it starts alike."""
+    recipe = replace(NATURAL, objective=ACT(share=0.0, steps=1, threat=Linf(0.1)), optimiser=SGD(0.05))
+    start = Trained(convnet(classes=10, dropout=0.0).eval())
+    trained = train(recipe, examples, start)
+    assert trained.companion is not None
+    assert equal(trained.companion, train(replace(recipe, objective=Natural()), examples, start).model)
+    assert not equal(trained.companion, trained.model)
+
+
+def test_what_is_spent_on_the_meta_set_counts(examples: Examples, start: Trained) -> None:
+    """Of 41 + 10 images: 3 epochs of (41 · (2 + 2) + 10 · (5 + 1)) gradient evaluations; a budget buys fewer steps."""
+    objective = FRL(steps=2, costs=ClassCosts(steps=5))
+    recipe = replace(NATURAL, objective=objective)
+    assert train(recipe, with_meta(examples), start).evaluations == 3 * (41 * 4 + 10 * 6)
+    trained = train(replace(recipe, budget=3 * (41 * 4 + 10 * 6)), with_meta(examples), start)
+    assert trained.steps == 15
 
 
 def test_fewer_than_two_examples_are_refused(examples: Examples, start: Trained) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from watching import Counter, Watching, WithCompanion
+from torch import Tensor, nn
+from watching import Watching, WithCompanion
 
 from robal.attacks import PGD
-from robal.objectives import MTLIBP, Adversarial, Natural, Trades
+from robal.objectives import ACT, CAAT, FRL, MTLIBP, Adversarial, ClassCosts, Learned, Natural, Trades
 from robal.pool import Examples
 from robal.threats import Linf
 from robal.training import (
@@ -41,8 +41,21 @@ RECIPES = {
     ),
     "snapshots": Recipe(Natural(), optimiser=Adam(1e-2), snapshots=3),
     "companion": Recipe(WithCompanion(), optimiser=Adam(1e-2)),
+    "a second network": Recipe(ACT(steps=2, threat=Linf(0.1)), optimiser=SGD(0.05), keep_optimiser=True),
+    "costs of classes": Recipe(FRL(steps=2, costs=ClassCosts(steps=2), threat=Linf(0.1)), optimiser=Adam(1e-2)),
+    "a learned weighing": Recipe(
+        CAAT(steps=2, weighing=Learned(every=2, lr=0.1), costs=ClassCosts(steps=2), threat=Linf(0.1)),
+        optimiser=SGD(0.05),
+        augmentation=CropFlip(1),
+    ),
 }
 EPOCHS, BATCHES = 4, 5
+
+
+@pytest.fixture
+def examples(tiny_digits: tuple[Tensor, Tensor], examples: Examples) -> Examples:
+    """41 to train on, and a meta set for the objectives that have one."""
+    return Examples.join([examples, Examples.of(tiny_digits[0][41:53], tiny_digits[1][41:53], kind="meta")])
 
 
 @pytest.fixture(params=RECIPES.values(), ids=RECIPES.keys())
@@ -57,9 +70,11 @@ def same(first: Trained, second: Trained) -> bool:
     assert first.optimiser.keys() == second.optimiser.keys()
     tensors = [(ours[name], theirs[name]) for name in ours]
     tensors += [(first.optimiser[name], second.optimiser[name]) for name in first.optimiser]
-    if isinstance(first.companion, Counter):
-        assert isinstance(second.companion, Counter)
-        tensors.append((first.companion.seen, second.companion.seen))
+    if first.companion is not None:
+        assert second.companion is not None
+        mine, its = first.companion.state_dict(), second.companion.state_dict()
+        assert mine.keys() == its.keys()
+        tensors += [(mine[name], its[name]) for name in mine]
     assert len(first.snapshots) == len(second.snapshots)
     for one, two in zip(first.snapshots, second.snapshots, strict=True):
         assert one.keys() == two.keys()

@@ -26,6 +26,11 @@ class Watching:
     def passes(self) -> int:
         return int(self.inner.passes)
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("learn", "needs_meta", "meta_passes"):  # there where the inner one has them
+            return getattr(self.inner, name)
+        raise AttributeError(name)
+
     def begin(self, model: nn.Module, examples: Examples) -> nn.Module | None:
         return self.inner.begin(model, examples)
 

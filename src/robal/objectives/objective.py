@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -23,7 +24,6 @@ class Batch:
         weights: [B] float32; the trainer multiplies the losses by them.
         unlabelled: [U, C, H, W] images without labels, or None.
         targets: [B, K] float32, probabilities of the classes that take the place of `labels`, or None.
-        meta: inputs and labels of a meta batch, or None.
     """
 
     inputs: Tensor
@@ -31,12 +31,35 @@ class Batch:
     weights: Tensor
     unlabelled: Tensor | None = None
     targets: Tensor | None = None
-    meta: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What an objective that learns beside the model learns from, before a step.
+
+    Args:
+        images: [M, C, H, W] at rest, the meta set: bought images that are not trained on.
+        labels: [M] int64.
+        place: the number of the step in its epoch, from 0.
+        step: (weights by name, gradients by name) -> the weights after a step of the trainer's optimiser, which itself
+            stays as it is; differentiable in both.
+    """
+
+    images: Tensor
+    labels: Tensor
+    place: int
+    step: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass that turns a batch into losses."""
+    """A frozen dataclass that turns a batch into losses.
+
+    One that learns beside the model has `learn(model, companion, batch, lesson, generator)`, which the trainer calls
+    before each step and which changes the companion alone; `needs_meta`, whether it learns from a meta set; and
+    `meta_passes`, how many gradient evaluations it spends on each image of that set once an epoch. Parameters of the
+    companion that ask for a gradient are trained with the model's, by the same optimiser.
+    """
 
     @property
     def passes(self) -> int:
@@ -48,7 +71,11 @@ class Objective(Protocol):
         ...
 
     def begin(self, model: nn.Module, examples: Examples) -> nn.Module | None:
-        """A companion that holds everything learned beside the model; None where nothing is."""
+        """A companion that holds everything learned beside the model; None where nothing is.
+
+        `examples` may be empty. Training that goes on puts back what the state_dict of an earlier companion held, so
+        what follows from the examples belongs into buffers that are not persistent.
+        """
         ...
 
     def __call__(

@@ -75,6 +75,9 @@ class Trades:
             model, lambda forward: self._losses(forward, batch, images, moved), batch.weights, self.weight_radius
         )
 
+    def _craft(self, model: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        return against(model, images, self.threat or Linf(), self.steps, self.step_size, generator)
+
     def _losses(self, forward: Forward, batch: Batch, images: Tensor, moved: Tensor) -> Tensor:
         """[B]: of all images, those without labels at the end, and where they were moved."""
         count, logits = len(batch.labels), forward(images)
@@ -85,21 +88,36 @@ class Trades:
         divergence = kl_divergence(logits, moved_logits)
         return natural + self.beta * (divergence[:count] + divergence[count:].sum() / count)
 
-    def _craft(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        threat = self.threat or Linf()
-        step_size = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
-        noise = torch.randn(inputs.shape, generator=generator, device=generator.device).to(inputs.device)
-        with crafting(model, inputs) as twin:
-            with torch.no_grad():
-                logits = twin(inputs)
-            return ascend(
-                lambda x: kl_divergence(logits, twin(x)),
-                inputs,
-                threat,
-                steps=self.steps,
-                step_size=step_size,
-                start=inputs + 0.001 * noise,
-            )
+
+def against(
+    model: nn.Module,
+    inputs: Tensor,
+    threat: Threat,
+    steps: int,
+    step_size: float | None,
+    generator: torch.Generator,
+    eps: Tensor | None = None,
+) -> Tensor:
+    """[B, C, H, W]: x' that climbs KL(f(x) ‖ f(x')) from x + 0.001 · N(0, 1), the model in eval mode.
+
+    Args:
+        step_size: None: 2.5 · eps / steps.
+        eps: [B] radii that replace the threat's own; the steps grow with them.
+    """
+    step = 2.5 * threat.eps / steps if step_size is None else step_size
+    noise = torch.randn(inputs.shape, generator=generator, device=generator.device).to(inputs.device)
+    with crafting(model, inputs) as twin:
+        with torch.no_grad():
+            logits = twin(inputs)
+        return ascend(
+            lambda x: kl_divergence(logits, twin(x)),
+            inputs,
+            threat,
+            steps=steps,
+            step_size=step if eps is None or threat.eps == 0 else step * eps / threat.eps,
+            eps=eps,
+            start=inputs + 0.001 * noise,
+        )
 
 
 def kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from robal.errors import ContractError, InputError
 from robal.networks import channels_last, gains_from_bfloat16, home_of, in_bfloat16
-from robal.objectives import Batch
+from robal.objectives import Batch, Lesson
 from robal.pool import Examples
 from robal.progress import say, track
 from robal.seeds import generator, stream
 from robal.threats import Linf, scaled, with_threat
 from robal.training.batches import batches, steps_in_epoch
+from robal.training.lookahead import lookahead
 from robal.training.pseudo_labels import PseudoLabels, picked, pseudo_labels
 from robal.training.recipe import PoolTraining, Recipe
 from robal.training.tensors import (
@@ -57,7 +58,8 @@ def fit(
 
     Args:
         recipe: how.
-        examples: what on; at least two.
+        examples: what on; at least two. Those of the kind "meta" are not trained on: they are for an objective that
+            learns beside the model.
         unlabelled: [U, C, H, W], images without labels, uint8 or float32 in [0, 1], for an objective that looks at
             them or for `recipe.pool`; None: none. Hidden labels never come here. A caller that keeps no reference of
             its own has them out of memory as soon as teacher and witness are done.
@@ -74,11 +76,17 @@ def fit(
         The trained model, in eval mode.
 
     Raises:
-        InputError: for fewer than two examples, or keep="best" without a monitor.
+        InputError: for fewer than two examples, keep="best" without a monitor, or an objective that learns from a meta
+            set without one.
         ContractError: when the loss becomes NaN or infinite, or is not one number an example.
     """
-    if len(examples) < 2:
-        raise InputError(f"training needs at least two examples; {len(examples)} came")
+    if len(examples) - examples.count("meta") < 2:
+        raise InputError(f"training needs at least two examples; {len(examples) - examples.count('meta')} came")
+    if getattr(recipe.objective, "needs_meta", False) and not examples.count("meta"):
+        raise InputError(
+            f"{type(recipe.objective).__name__} learns from a meta set, bought images that it is not trained on, and "
+            "there are none"
+        )
     if recipe.keep == "best" and monitor is None:
         raise InputError('keep="best" chooses by validation images and there are none; use keep="last"')
     if unlabelled is not None and len(unlabelled) == 0:
@@ -182,11 +190,13 @@ def _train(
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     if recipe.shrink < 1 and fresh is not None:
         _shrink(model, fresh(0), recipe.shrink)
-    companion = copy.deepcopy(previous.companion)
-    if companion is None:
-        companion = recipe.objective.begin(model, examples)
+    meta = examples.of_kind("meta")
+    if len(meta):
+        examples = examples.of_kind(*(kind for kind in Examples.KINDS if kind != "meta"))
+    companion = _companion(recipe.objective.begin(model, examples), previous.companion)
     averaged = copy.deepcopy(model).eval() if recipe.average else None
-    optimiser = recipe.optimiser.build(model.parameters())
+    beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]
+    optimiser = recipe.optimiser.build([*model.parameters(), *beside])
     if recipe.keep_optimiser and previous.optimiser:
         load_optimiser(optimiser, previous.optimiser)
     parts = [module for module in (model, companion, averaged) if module is not None]
@@ -196,7 +206,8 @@ def _train(
     per_epoch = steps_in_epoch(len(examples), recipe.batch_size)
     mixed = recipe.pool is not None and examples.count("pseudo") > 0
     images = recipe.batch_size if mixed else len(examples) / per_epoch
-    total = recipe.steps(per_epoch, images, unlabelled is not None, spent)
+    an_epoch = len(meta) * recipe.meta_passes
+    total = recipe.steps(per_epoch, images, unlabelled is not None, spent, an_epoch)
     if recipe.snapshots > total:
         raise InputError(f"{recipe.snapshots} snapshots are asked for, of a training of {total} steps; ask for fewer")
     best: dict[str, Tensor] = {}
@@ -232,8 +243,13 @@ def _train(
             if batch.unlabelled is not None:
                 batch = replace(batch, unlabelled=recipe.augmentation(batch.unlabelled, noise))
             grown = min(1.0, (step + 1) / (recipe.ramp * total)) if recipe.ramp else 1.0
+            at_hand = scaled(objective, grown) if grown < 1 else objective
+            if hasattr(at_hand, "learn"):
+                lesson = Lesson(meta.images, meta.labels, place, lookahead(optimiser, model))
+                at_hand.learn(model, companion, batch, lesson, generator(seed, "learn", epoch, place))
+                torch.manual_seed(stream(seed, "dropout", epoch, place))
             with in_bfloat16(model, recipe.precision == "bfloat16"):
-                losses = (scaled(objective, grown) if grown < 1 else objective)(model, companion, batch, noise)
+                losses = at_hand(model, companion, batch, noise)
             if losses.shape != batch.weights.shape:
                 raise ContractError(
                     f"{type(recipe.objective).__name__} must return one loss for each of {len(batch.weights)} "
@@ -245,7 +261,7 @@ def _train(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            taken, spent = step + 1, spent + _cost(recipe, batch)
+            taken, spent = step + 1, spent + _cost(recipe, batch) + (an_epoch if place == 0 else 0)
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
             if taken in kept_after:
@@ -281,6 +297,15 @@ def _train(
         earlier=earlier,
         score=best_score if recipe.keep == "best" else math.nan,
     )
+
+
+def _companion(fresh: nn.Module | None, earlier: nn.Module | None) -> nn.Module | None:
+    """The fresh one, with what an earlier one of its kind learned."""
+    if fresh is not None and type(fresh) is type(earlier) and earlier is not None:
+        learned, wanted = earlier.state_dict(), fresh.state_dict()
+        if {name: tensor.shape for name, tensor in learned.items()} == {n: t.shape for n, t in wanted.items()}:
+            fresh.load_state_dict(learned)
+    return fresh
 
 
 def _cost(recipe: Recipe, batch: Batch) -> int:

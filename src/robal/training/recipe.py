@@ -122,7 +122,12 @@ class Recipe:
         """Gradient evaluations that an image without a label costs; 0 for an objective that looks at none."""
         return int(getattr(self.objective, "unlabelled_passes", 0))
 
-    def steps(self, per_epoch: int, images: float, unlabelled: bool, spent: int = 0) -> int:
+    @property
+    def meta_passes(self) -> int:
+        """Gradient evaluations that an image of the meta set costs once an epoch."""
+        return int(getattr(self.objective, "meta_passes", 0))
+
+    def steps(self, per_epoch: int, images: float, unlabelled: bool, spent: int = 0, an_epoch: int = 0) -> int:
         """Optimiser steps of a whole training.
 
         Args:
@@ -130,6 +135,7 @@ class Recipe:
             images: examples in a step, on average.
             unlabelled: whether there are images without labels beside them.
             spent: gradient evaluations that are gone from the budget already.
+            an_epoch: gradient evaluations that each epoch costs on top, from its first step on.
 
         >>> Recipe(budget=11_000).steps(per_epoch=7, images=50, unlabelled=False)  # PGD-10: 11 passes
         20
@@ -137,7 +143,8 @@ class Recipe:
         if self.budget is None:
             return self.epochs * per_epoch
         beside = self.unlabelled_batch * self.unlabelled_passes if unlabelled else 0
-        return max(1, math.ceil((self.budget - spent) / (images * self.objective.passes + beside)))
+        each = images * self.objective.passes + beside + an_epoch / per_epoch
+        return max(1, math.ceil(round((self.budget - spent) / each, 9)))
 
 
 def _teacher() -> Recipe:
@@ -243,6 +250,8 @@ def _check_beside(who: str, recipe: Recipe) -> None:
     """Refuse settings that mean nothing for a model that is trained afresh each round, and for its labels alone."""
     if recipe.pool is not None or recipe.keep == "best":
         raise InputError(f"a {who} has no pool training of its own and keeps its last epoch")
+    if getattr(recipe.objective, "needs_meta", False):
+        raise InputError(f"a {who} is taught without a meta set, which {type(recipe.objective).__name__} learns from")
     meaningless = {
         "keep_optimiser": recipe.keep_optimiser,
         "shrink": recipe.shrink < 1,
