@@ -2,6 +2,7 @@
 
     python benchmarks/loop.py --data DATA              # one epoch of each of the first six rounds
     python benchmarks/loop.py --data DATA --run OUT    # robal's way, all 24 rounds, AutoAttack at the end
+    python benchmarks/loop.py --data DATA --run OUT --alone  # the same without the pool as training data
 
 The released protocol (arXiv 2112.02542 and its code): a round adds 200 labels and trains ten epochs by PGD-40, batch
 100; after each epoch PGD-50 attacks 5,000 validation images to choose one. The epochs of a round cost the same, so one
@@ -42,10 +43,17 @@ EPS, STEP, BATCH, ADDED, EPOCHS, ROUNDS, VALIDATION = 0.3, 0.01, 100, 200, 10, 2
 OWN = [
     "validation.images=0",
     "start.recipe.keep=last",
-    "recipe={keep: last, keep_optimiser: false, budget: 450000, average: 0.99}",
+    "recipe={keep: last, keep_optimiser: false, budget: 300000, average: 0.99}",
     "recipe.schedule={name: Triangular, peak: 0.1}",
     "recipe.objective={name: Adversarial, attack: {name: PGD, steps: 10, step_size: 0.05, random_start: true}}",
     "recipe.optimiser={name: Adam, lr: 0.002}",
+]
+POOL = [
+    "recipe.pool.share=0.1",
+    "recipe.pool.teacher={objective: Natural, budget: 50000, batch_size: 50, average: 0.99, warm_start: false}",
+    "recipe.pool.teacher.optimiser={name: Adam, lr: 0.002}",
+    "recipe.pool.teacher.schedule=Cosine",
+    "recipe.pool.teacher.augmentation={name: CropFlip, pad: 2, flip: false}",
 ]
 
 
@@ -129,9 +137,9 @@ def measured(data: Path | None, rounds: int) -> None:
         print(f"{name}: 24 rounds, extrapolated: {training:,.0f} s of training, {validation:,.0f} s of validation")
 
 
-def own(data: Path | None, out: Path) -> None:
+def own(data: Path | None, out: Path, is_alone: bool) -> None:
     """robal's way through the same 24 rounds: its time, and what it ends with."""
-    shown = ["run", "--preset", "dre-mnist", *OWN, "--out", str(out)]
+    shown = ["run", "--preset", "dre-mnist", *OWN, *([] if is_alone else POOL), "--out", str(out)]
     print("robal", shlex.join(shown), flush=True)
     source = {} if data is None else {"ROBAL_DATA": str(data.resolve())}
     robal = Path(sys.executable).with_name("robal")
@@ -149,11 +157,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder with MNIST; else ROBAL_DATA, else ./data")
     parser.add_argument("--rounds", type=int, default=6, help="how many rounds of the released protocol are timed")
     parser.add_argument("--run", type=Path, metavar="OUT", help="instead: robal's way, in this run folder")
+    parser.add_argument("--alone", action="store_true", help="with --run: trained on bought images alone")
     given = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if given.run:
-        own(given.data, given.run)
+        own(given.data, given.run, given.alone)
     else:
         measured(given.data, given.rounds)
 

@@ -21,7 +21,7 @@ from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, s
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
-from robal.oracles import Hidden, InFolder, LabelStudio
+from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
 from robal.pool import Examples, Pool
 from robal.progress import track
@@ -44,6 +44,7 @@ class State:
         note: what was seen when the question was chosen (entropies, seconds).
         answers: [n] int64, or None before they are all there.
         validation: [V] int64, the bought images that went to validation.
+        meta: [M] int64, those that went to the meta set.
         kept: what the acquisition function added to the training set: adversarial twins, pseudo-labelled images.
     """
 
@@ -53,6 +54,7 @@ class State:
     note: dict[str, Any] | None = None
     answers: Tensor | None = None
     validation: Tensor = torch.empty(0, dtype=torch.int64)
+    meta: Tensor = torch.empty(0, dtype=torch.int64)
     kept: Examples = field(default_factory=Examples.none)
 
     @property
@@ -149,7 +151,19 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     if isinstance(oracle, LabelStudio) and oracle.predictions and state.round > 0:
         oracle = replace(oracle, guesses=guesses_of(state, previous, question))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
-    known = int((answers >= 0).sum()) - round(plan.validation.bought_share * len(answers))
+    apart = plan.apart(len(answers))
+    if apart[1] and plan.meta_answers > 1 and isinstance(oracle, Hidden):
+        meta = shared_out(plan, state.round, len(question))[1]
+        answers[meta] = audited(
+            oracle,
+            state.pool,
+            question[meta],
+            answers[meta],
+            plan.meta_answers,
+            stream(plan.seed, "oracle"),
+            place.judgements,
+        )
+    known = int((answers >= 0).sum()) - sum(apart)
     if state.round == 0 and known < 2:  # refused before it is saved, so that the answers can still be changed
         raise InputError(
             f"the first {len(answers)} answers give {max(known, 0)} images to train on, and two are needed: "
@@ -181,7 +195,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
     repeated = place.repeated(number)
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, repeated)
+    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, repeated, state.meta)
     started = time.perf_counter()
     classes = state.pool.classes
     fresh, seed = initial(plan, data, classes), stream(plan.seed, "fit", number)
@@ -224,12 +238,22 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
 
 
 def reveal(plan: Plan, state: State) -> State:
-    """The state whose pool knows the answers; a random share of them goes to validation (DESIGN §3, rule 10)."""
+    """The state whose pool knows the answers; random shares go to validation and the meta set (DESIGN §3, rule 10)."""
     question, answers = _there(state.question), _there(state.answers)
-    share = round(plan.validation.bought_share * len(question))
-    drawn = torch.randperm(len(question), generator=generator(plan.seed, "validation", state.round))[:share]
-    validation = torch.cat([state.validation, question[drawn.sort().values]])
-    return replace(state, pool=state.pool.reveal(question, answers), validation=validation)
+    validation, meta = shared_out(plan, state.round, len(question))
+    return replace(
+        state,
+        pool=state.pool.reveal(question, answers),
+        validation=torch.cat([state.validation, question[validation]]),
+        meta=torch.cat([state.meta, question[meta]]),
+    )
+
+
+def shared_out(plan: Plan, number: int, asked: int) -> tuple[Tensor, Tensor]:
+    """Which of the answers of a round, as positions in the question, go to validation, and which to the meta set."""
+    validation, meta = plan.apart(asked)
+    drawn = torch.randperm(asked, generator=generator(plan.seed, "validation", number))
+    return drawn[:validation].sort().values, drawn[validation : validation + meta].sort().values
 
 
 def with_new_classes(state: State, data: Data, place: RunFolder) -> State:
@@ -261,7 +285,7 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
         snapshots=0,
         pool=None,
     )
-    examples = Labelled.of(plan, data, state.pool, state.validation).examples
+    examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples
     seed = stream(plan.seed, "teacher", state.round)
     what = f"round {state.round}: a standard model beside the robust one"
     start = initial(plan, data, state.pool.classes)
@@ -279,7 +303,7 @@ def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
         snapshots=0,
         pool=None,
     )
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept)
+    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta)
     taught = fit(
         recipe,
         labelled.examples,
@@ -306,14 +330,15 @@ def additions(
 ) -> Examples:
     """What the acquisition function adds once the answers are known, saved as it is first made.
 
-    It sees the `classes` that the model at hand tells apart, not those that were named in this round. Validation images
-    are kept from it: a twin of one would give its label to training.
+    It sees the `classes` that the model at hand tells apart, not those that were named in this round. Images of
+    validation and of the meta set are kept from it: a twin of one would give its label to training.
     """
     path = folder / "kept.safetensors"
     if state.round == 0 or path.exists():
         return load_kept(path, state.pool.images)
     state = replace(state, pool=state.pool.limited(classes))
-    answered = question[(state.pool.labels[question] >= 0) & ~torch.isin(question, state.validation)]
+    apart = torch.cat([state.validation, state.meta])
+    answered = question[(state.pool.labels[question] >= 0) & ~torch.isin(question, apart)]
     draw = generator(plan.seed, "examples", state.round)
     candidates, labels = candidates_of(state, previous), state.pool.labels[answered]
     if proxy_in(plan.acquisition) is not None:
@@ -342,7 +367,10 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data, state.pool.classes)
     if history:
-        trained = Trained.load(place.round(len(history) - 1) / "model.safetensors", trained.model)
+        examples = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta).examples
+        objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective
+        companion = objective.begin(trained.model, examples.of_kind(*Examples.TRAINED))
+        trained = Trained.load(place.round(len(history) - 1) / "model.safetensors", trained.model, companion)
     pending = place.question(state.round)
     if pending is not None:
         answers_so_far = place.answers(state.round, pending[0])

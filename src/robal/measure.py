@@ -40,15 +40,24 @@ class Labelled:
 
     @classmethod
     def of(
-        cls, plan: Plan, data: Data, pool: Pool, bought: Tensor, kept: Examples | None = None, repeated: int = 0
+        cls,
+        plan: Plan,
+        data: Data,
+        pool: Pool,
+        bought: Tensor,
+        kept: Examples | None = None,
+        repeated: int = 0,
+        meta: Tensor | None = None,
     ) -> Labelled:
-        """Divide what is known into training and validation (`bought`: the positions that went to validation).
+        """Divide what is known into training, validation (`bought`: the positions that went there) and the meta set.
 
         `kept`, no labels bought, joins the training examples; `repeated` answers were bought about images that had one.
         """
-        training = pool.labelled[~torch.isin(pool.labelled, bought)]
+        meta = bought[:0] if meta is None else meta[pool.labels[meta] >= 0]
+        training = pool.labelled[~torch.isin(pool.labelled, torch.cat([bought, meta]))]
         examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
-        examples = Examples.join([examples, kept or Examples.none()])
+        beside = Examples.of(pool.images.at_rest(meta), pool.labels[meta], meta, "meta") if len(meta) else None
+        examples = Examples.join([examples, kept or Examples.none(), beside or Examples.none()])
         answered = bought[pool.labels[bought] >= 0]
         validation, free = None, 0
         if len(answered):
@@ -60,9 +69,10 @@ class Labelled:
         counts = {
             "training": len(training),
             "validation": len(answered),
+            "meta": len(meta),
             "repeated": repeated,
             "skipped": refused,
-            "bought": len(training) + len(answered) + refused + repeated,
+            "bought": len(training) + len(answered) + len(meta) + refused + repeated,
             "free_validation": free,
         }
         return cls(examples, validation, counts)

@@ -128,6 +128,29 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Meta:
+    """The labels that an objective learns from beside training (CAAT, FRL); for other objectives there are none.
+
+    They are bought like all others and are not trained on.
+
+    Args:
+        share: of every answer, in (0, 0.5].
+        answers: of the simulated oracle: so many people are asked about an image at most, until one class has two
+            answers more than any other (`robal.oracles.audited`); without such a class the image is skipped. 1: the
+            first answer counts. None: 7 where the oracle is noisy, else 1.
+    """
+
+    share: float = 0.1
+    answers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 0.5:
+            raise InputError(f"meta.share lies in (0, 0.5]; {self.share} came")
+        if self.answers is not None and self.answers < 1:
+            raise InputError(f"meta.answers counts answers to an image, at least 1; {self.answers} came")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is measured, and when.
 
@@ -188,6 +211,7 @@ class Plan:
         oracle: who answers.
         recipe: how the model is trained in rounds 1 to `rounds`.
         validation: what models are chosen by.
+        meta: what an objective learns from beside training.
         evaluation: what is measured.
         per_round: how many images a round asks about.
         rounds: after round 0; a run writes rounds + 1 rows of metrics.
@@ -210,6 +234,7 @@ class Plan:
         pool=PoolTraining(_DIGITS_TEACHER),
     )
     validation: Validation = Validation()
+    meta: Meta = Meta()
     evaluation: Evaluation = Evaluation(images=200)
     per_round: int = 50
     rounds: int = 6
@@ -224,6 +249,23 @@ class Plan:
     def budget(self) -> int:
         """Labels that a whole run buys."""
         return self.start.labels + self.rounds * self.per_round
+
+    @property
+    def meta_share(self) -> float:
+        """The share of every answer that goes to the meta set; 0 where no objective learns from one."""
+        recipes = (self.start.recipe, self.recipe) if self.rounds else (self.start.recipe,)
+        return self.meta.share if any(recipe.needs_meta for recipe in recipes) else 0.0
+
+    @property
+    def meta_answers(self) -> int:
+        """How many answers there are to an image of the meta set, at most."""
+        if self.meta.answers is not None:
+            return self.meta.answers
+        return 7 if isinstance(self.oracle, Hidden) and self.oracle.noise else 1
+
+    def apart(self, asked: int) -> tuple[int, int]:
+        """Of so many answers, how many go to validation, and how many to the meta set."""
+        return round(self.validation.bought_share * asked), round(self.meta_share * asked)
 
     def located(self) -> Plan:
         """The same plan with absolute paths to its data."""
@@ -280,8 +322,23 @@ class Plan:
         beside = proxy_in(self.acquisition)
         for network in (self.network, *([] if beside is None else [beside.network])):
             network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
+        if self.meta_share and self.meta_answers > 1 and not isinstance(self.oracle, Hidden):
+            raise InputError(
+                f"meta.answers={self.meta_answers} is for the simulated oracle; {type(self.oracle).__name__} asks "
+                "people several times where it says so itself: leave meta.answers out"
+            )
+        (at_start, meta), (later, _) = self.apart(self.start.labels), self.apart(self.per_round)
+        if self.meta_share and meta < 1:
+            raise InputError(
+                f"{self.start.labels} first labels have no share for the meta set (meta.share={self.meta_share}) that "
+                "the objective learns from; raise meta.share or start.labels"
+            )
+        if self.start.labels - at_start - meta < 2:
+            raise InputError(
+                f"of {self.start.labels} first labels {at_start} are for validation and {meta} for the meta set, which "
+                "leaves fewer than two to train on; lower the shares or raise start.labels"
+            )
         share = self.validation.bought_share
-        at_start, later = (round(share * asked) for asked in (self.start.labels, self.per_round))
         free = share == 0 and data.validation is not None and self.validation.images > 0
         at_once = self.start.recipe.keep == "best" and at_start == 0
         if not free and (at_once or (self.recipe.keep == "best" and at_start + later == 0)):

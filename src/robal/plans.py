@@ -159,7 +159,20 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"{Path(plan.data.name).stem.replace(':', '-')}-{acquisition_name}-{digest}"
 
 
-_STRUCTURES = {"DeepFool", "Plan", "Source", "Start", "Validation", "Evaluation", "PoolTraining", "Recipe"}
+_STRUCTURES = {
+    *(
+        "ClassCosts",
+        "DeepFool",
+        "Evaluation",
+        "Meta",
+        "Plan",
+        "PoolTraining",
+        "Recipe",
+        "Source",
+        "Start",
+        "Validation",
+    ),
+}
 
 
 def to_yaml(plan: Plan) -> str:

@@ -116,6 +116,7 @@ class Examples:
     targets: Tensor | None = None
 
     KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted", "meta")
+    TRAINED: ClassVar[tuple[str, ...]] = KINDS[:-1]
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.images, self.labels, self.origin, self.kind, self.weight)}

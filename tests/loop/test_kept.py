@@ -163,7 +163,7 @@ def test_where_nothing_was_added_there_is_nothing(tmp_path: Path) -> None:
 def test_of_earlier_rounds_the_twins_stay_and_the_guesses_go() -> None:
     added, _ = mixed()
     again = carried_on(carried_on(Examples.none(), added), added)
-    assert [again.count(kind) for kind in Examples.KINDS] == [0, 2, 6, 2]
+    assert [again.count(kind) for kind in Examples.TRAINED] == [0, 2, 6, 2]
     assert describe_kept(again, None) == {"twin": 6, "crafted": 2, "pseudo": 2, "pseudo_right": None}
     hidden = torch.zeros(9, dtype=torch.int64)
     assert describe_kept(again, hidden)["pseudo_right"] == 0.5

@@ -16,7 +16,7 @@ from robal.errors import InputError, PlanError
 from robal.networks import Custom
 from robal.objectives import Adversarial, Natural, Trades
 from robal.oracles import CSVFile, Hidden
-from robal.plan import Evaluation, Plan, Source, Start, Validation
+from robal.plan import Evaluation, Meta, Plan, Source, Start, Validation
 from robal.plans import COMPONENTS, decode, default_folder, encode, known, read_plan, read_yaml, to_yaml
 from robal.threats import L2, Linf
 from robal.training import SGD, Adam, Cosine, CropFlip, PoolTraining, Recipe, Triangular
@@ -28,6 +28,7 @@ PLACES = {
     networks.Architecture: ("network",),
     objectives.Objective: ("recipe.objective", "start.recipe.objective"),
     oracles.Oracle: ("oracle",),
+    objectives.Weighing: ("recipe.objective.weighing",),
     threats.Threat: ("threat", "validation.attack.threat"),
     training.Augmentation: ("recipe.augmentation",),
     training.Optimiser: ("recipe.optimiser",),
@@ -48,6 +49,7 @@ ALL_DIFFERENT = Plan(
     oracle=Hidden(0.25),
     recipe=Recipe(Trades(3.0, 5, 0.01, Linf(8 / 255)), 2, 8, Adam(1e-4, 1e-6), Triangular(0.9), keep_optimiser=True),
     validation=Validation(11, 0.125, PGD(3, 0.02, False, 1, Linf(0.1))),
+    meta=Meta(0.3, 4),
     evaluation=Evaluation(13, (FGSM(1.25, True), PGD(4, restarts=2)), (AutoAttack("reduced", 17, L2(0.3)),)),
     per_round=5,
     rounds=2,
@@ -96,6 +98,7 @@ def test_a_preset_written_as_yaml_and_read_again_is_the_same(name: str) -> None:
 @pytest.mark.parametrize(("place", "name", "component"), EVERYWHERE)
 def test_every_exported_component_goes_into_its_field_and_through_yaml(place: str, name: str, component: type) -> None:
     alone = ["evaluation.each_round=[]", "evaluation.at_end=[]"] if place.startswith("evaluation") else []
+    alone += ["recipe.objective=CAAT"] if place.endswith("weighing") else []
     plan = read_plan(None, [*alone, f"{place}={name}"])
     assert type(value_at(plan, place)) is component
     assert decode(read_yaml(to_yaml(plan), "plan")) == plan
@@ -114,7 +117,7 @@ def test_components_are_told_apart_by_what_they_do() -> None:
 
 
 def test_encoding_leaves_out_what_a_run_fills_in_itself() -> None:
-    assert encode(Hidden(0.5)) == {"name": "Hidden", "noise": 0.5}
+    assert encode(Hidden(0.5)) == {"name": "Hidden", "noise": 0.5, "kind": "symmetric"}
 
 
 # Overrides

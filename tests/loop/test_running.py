@@ -116,7 +116,7 @@ def test_of_every_answer_a_share_goes_to_validation_and_is_counted(tmp_path: Pat
         {"training": 40, "validation": 10, "bought": 50},
     ]
     for row, counts in zip(rows(tmp_path / "run"), expected, strict=True):
-        assert row["labels"] == counts | {"repeated": 0, "skipped": 0, "free_validation": 0}
+        assert row["labels"] == counts | {"meta": 0, "repeated": 0, "skipped": 0, "free_validation": 0}
         assert row["labelled"] == counts["bought"]
         assert row["validation"]["images"] == counts["validation"]
     labelled = Labelled.of(plan, data, state.pool, state.validation)
@@ -132,6 +132,7 @@ def test_free_validation_labels_are_counted_apart(finished: Path, data: Data) ->
         assert row["labels"] == {
             "training": bought,
             "validation": 0,
+            "meta": 0,
             "repeated": 0,
             "skipped": 0,
             "bought": bought,

@@ -1,5 +1,6 @@
 """Oracles: who answers. Held-back labels for simulation; for people a page, Label Studio or a CSV file."""
 
+from robal.oracles.audit import audited
 from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements, Settlement, standing
@@ -19,6 +20,7 @@ __all__ = [
     "Page",
     "People",
     "Settlement",
+    "audited",
     "standing",
 ]
 

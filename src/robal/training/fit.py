@@ -82,7 +82,7 @@ def fit(
     """
     if len(examples) - examples.count("meta") < 2:
         raise InputError(f"training needs at least two examples; {len(examples) - examples.count('meta')} came")
-    if getattr(recipe.objective, "needs_meta", False) and not examples.count("meta"):
+    if recipe.needs_meta and not examples.count("meta"):
         raise InputError(
             f"{type(recipe.objective).__name__} learns from a meta set, bought images that it is not trained on, and "
             "there are none"
@@ -192,7 +192,7 @@ def _train(
         _shrink(model, fresh(0), recipe.shrink)
     meta = examples.of_kind("meta")
     if len(meta):
-        examples = examples.of_kind(*(kind for kind in Examples.KINDS if kind != "meta"))
+        examples = examples.of_kind(*Examples.TRAINED)
     companion = _companion(recipe.objective.begin(model, examples), previous.companion)
     averaged = copy.deepcopy(model).eval() if recipe.average else None
     beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]

@@ -123,6 +123,11 @@ class Recipe:
         return int(getattr(self.objective, "unlabelled_passes", 0))
 
     @property
+    def needs_meta(self) -> bool:
+        """Whether the objective learns from a meta set beside training."""
+        return bool(getattr(self.objective, "needs_meta", False))
+
+    @property
     def meta_passes(self) -> int:
         """Gradient evaluations that an image of the meta set costs once an epoch."""
         return int(getattr(self.objective, "meta_passes", 0))
@@ -250,7 +255,7 @@ def _check_beside(who: str, recipe: Recipe) -> None:
     """Refuse settings that mean nothing for a model that is trained afresh each round, and for its labels alone."""
     if recipe.pool is not None or recipe.keep == "best":
         raise InputError(f"a {who} has no pool training of its own and keeps its last epoch")
-    if getattr(recipe.objective, "needs_meta", False):
+    if recipe.needs_meta:
         raise InputError(f"a {who} is taught without a meta set, which {type(recipe.objective).__name__} learns from")
     meaningless = {
         "keep_optimiser": recipe.keep_optimiser,
