@@ -13,6 +13,7 @@ from robal.data import Data, Split
 from robal.datasets import Dataset, load
 from robal.errors import InputError
 from robal.images import InMemory
+from robal.plan import Source
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -224,3 +225,51 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     other = Split(InMemory(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)), torch.tensor([0]))
     with pytest.raises(InputError, match="test images are"):
         Data(images, None, None, other, CLASSES, "toy", "")
+
+
+def test_rare_classes_are_as_rare_as_the_profile_says_and_the_test_stays() -> None:
+    data = Data.from_dataset(a_dataset(4000), held_out_images=0)
+    tail = data.imbalanced(8)
+    assert tail.hidden is not None
+    counts = tail.hidden.bincount(minlength=4)
+    assert sorted(counts.tolist(), reverse=True) == [1000, 500, 250, 125]
+    step = data.imbalanced(8, "step")
+    assert step.hidden is not None
+    assert sorted(step.hidden.bincount(minlength=4).tolist(), reverse=True) == [1000, 1000, 125, 125]
+    assert tail.test is data.test
+    assert f"a: {int(counts[0]):,}, b: {int(counts[1]):,}" in tail.about
+    other = data.imbalanced(8, seed=1)
+    assert other.hidden is not None
+    assert other.hidden.bincount(minlength=4).tolist() != counts.tolist()
+
+
+def test_rare_classes_keep_their_first_images_and_images_keep_their_labels() -> None:
+    data = Data.from_dataset(a_dataset(400), held_out_images=0)
+    tail = data.imbalanced(1000)
+    assert tail.hidden is not None
+    assert [number % 4 for number in numbers(tail.images)] == tail.hidden.tolist()
+    rarest = int(tail.hidden.bincount(minlength=4).argmin())
+    assert [number for number in numbers(tail.images) if number % 4 == rarest] == [rarest]  # one at least, the first
+    assert tail.fingerprint() != data.fingerprint()
+
+
+def test_classes_without_known_labels_cannot_be_made_rare() -> None:
+    with pytest.raises(InputError, match="the pool's labels have to be known"):
+        Data.from_arrays(np.zeros((9, 4, 4), np.uint8), classes=["a", "b"]).imbalanced(10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"imbalance": 0.5}, "a factor, at least 1; 0.5 came"), ({"profile": "line"}, "exponential or step; not 'line'")],
+)
+def test_an_imbalance_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Source(**settings)
+
+
+def test_a_plan_makes_its_classes_rare() -> None:
+    data = Source("digits", imbalance=10, profile="step").load()
+    assert data.hidden is not None
+    counts = data.hidden.bincount(minlength=10)
+    assert counts.max() == 10 * counts.min() + counts.max() % 10
+    assert "imbalanced (step, factor 10)" in data.about

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,6 +190,39 @@ class Data:
             dataset.classes,
             dataset.name,
             f"{dataset.name}: {cut}{about}{shuffled}.",
+        )
+
+    def imbalanced(self, factor: float, profile: Literal["exponential", "step"] = "exponential", seed: int = 0) -> Data:
+        """The same with fewer images of some classes in the pool: n · factor^(−r / (K − 1)) of the class of rank r.
+
+        n is as many as there are of the pool's rarest class; ranks are drawn by `seed`. With profile="step" the classes
+        of the first half of ranks have n images, the others n / factor. Of each class the first ones stay, at least
+        one; images without a known label go.
+
+        Raises:
+            InputError: where no label of the pool is known, or a class has no image.
+
+        Source: Cui et al., CVPR 2019, arXiv 1901.05555 (exponential); Buda, Maki and Mazurowski, Neural Networks 2018,
+        arXiv 1710.05381 (step).
+        """
+        hidden = self.hidden
+        if hidden is None or bool((counts := hidden[hidden >= 0].bincount(minlength=len(self.classes))).eq(0).any()):
+            raise InputError("to make classes rare, the pool's labels have to be known, and each class to be there")
+        count, classes = int(counts.min()), len(counts)
+        ranks = torch.randperm(classes, generator=generator(seed, "data", "imbalance"))
+        share = ranks / (classes - 1) if profile == "exponential" else (ranks >= classes / 2).double()
+        most = (count * factor**-share).round().clamp_min(1)
+        kept = torch.zeros(len(hidden), dtype=torch.bool)
+        for label in range(classes):
+            kept[(hidden == label).nonzero().flatten()[: int(most[label])]] = True
+        chosen = kept.nonzero().flatten()
+        told = ", ".join(f"{name}: {int(most[label]):,}" for label, name in enumerate(self.classes))
+        how = f"imbalanced ({profile}, factor {factor:g}): {told}"
+        return replace(
+            self,
+            images=InMemory(self.images.at_rest(chosen)),
+            hidden=hidden[chosen],
+            about=f"{self.about.removesuffix('.')}; of the pool {len(chosen):,} images stay, {how}.",
         )
 
     def fingerprint(self) -> str:

@@ -49,6 +49,9 @@ class Source:
         train_images, test_images: take only the first so many of each.
         classes: names, for images that come without any label.
         seed: of the split, where one is drawn; apart from the run's, so that runs of several seeds share their test.
+        imbalance: how many times as many images the pool has of its most frequent class as of its rarest, at least 1;
+            which class is which is drawn by `seed`. Test and validation stay as they are. See `Data.imbalanced`.
+        profile: from most to least frequent, "exponential", or "step": the second half of the classes is rare.
     """
 
     name: str = "digits"
@@ -60,6 +63,14 @@ class Source:
     test_images: int | None = None
     classes: tuple[str, ...] = ()
     seed: int = 0
+    imbalance: float = 1.0
+    profile: Literal["exponential", "step"] = "exponential"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.imbalance < float("inf"):
+            raise InputError(f"data.imbalance is a factor, at least 1; {self.imbalance} came")
+        if self.profile not in ("exponential", "step"):
+            raise InputError(f"data.profile is exponential or step; not {self.profile!r}")
 
     def load(self) -> Data:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
@@ -72,6 +83,8 @@ class Source:
             train_images=self.train_images,
             test_images=self.test_images,
         )
+        if self.imbalance > 1:
+            data = data.imbalanced(self.imbalance, self.profile, self.seed)
         return replace(data, classes=self.classes) if self.classes and not data.classes else data
 
     def located(self) -> Source:

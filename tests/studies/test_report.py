@@ -119,6 +119,28 @@ def test_the_table_says_what_can_be_reckoned_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_measures_by_class_can_be_reckoned_by_hand(tmp_path: Path) -> None:
+    """Clean 0.9 and 0.7, robust 0.5 and 0.6, one class not in the test: falls of 0.4 and 0.1."""
+    names = [f"{name}{kind}" for name in ("accuracy", "AutoAttack") for kind in (", balanced", ", worst class")]
+    names += [f"boundary error under AutoAttack{kind}" for kind in ("", ", worst class")]
+    place = written(tmp_path / "study", said(measures=names))
+    told(place, lambda labels, number: 0.5)
+    for file in (tmp_path / "study").glob("*/metrics.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            robust = {"AutoAttack": [0.5, 0.6, None]}
+            row["per_class"] = {"accuracy": [0.9, 0.7, None], "robust_accuracy": robust}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = results_of(place)
+    assert results.measures[-6:] == tuple(names)
+    line = results.blocks[0].lines[0]
+    found = [line.mean(name) for name in names]
+    assert found == pytest.approx([0.8, 0.7, 0.55, 0.5, 0.25, 0.4])
+    page = study_report(place.path).read_text()
+    assert "boundary error under AutoAttack, worst class" in page
+    assert results.main == ("AutoAttack", "end")
+
+
 def test_of_few_seeds_no_p_is_given(tmp_path: Path) -> None:
     grid = {"acquisition": ["Random", "DRE"], "seed": 3}
     place = Place.begun(tmp_path / "study", said(grid=grid, primary={"compare": ["DRE", "Random"]}))

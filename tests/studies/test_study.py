@@ -95,6 +95,8 @@ def test_the_primary_comparison() -> None:
         ({"grid": {"time": {"short": {}, "long": {"rounds": 9}}}}, "grid.time: a column of the report is called so"),
         ({"primary": {"compare": None}}, "primary.compare is a list"),
         ({"primary": {"compare": ["Margin", "Random"], "where": {"datset": "x"}}}, "'datset' is no axis"),
+        ({"measures": ["acuracy, worst class"]}, "measures: no run has 'acuracy, worst class'; did you mean"),
+        ({"measures": "accuracy"}, "measures is a list"),
         (
             {"primary": {"compare": ["Margin", "Random"], "measure": "AutoAtack"}},
             "'AutoAtack' is not measured at its end by acquisition Random, seed 0; it measures accuracy, PGD-2, FGSM",

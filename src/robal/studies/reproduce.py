@@ -42,6 +42,7 @@ class Reproduction:
         at_most: measures whose published figures are bounds from above.
         stand_in: data set to use where the original is absent; "": none.
         also: other names of it, and the stage that they mean.
+        measures: what is shown by class, as in a study file.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Reproduction:
     at_most: tuple[str, ...] = ()
     stand_in: str = ""
     also: Mapping[str, str] = field(default_factory=dict)
+    measures: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -120,6 +122,8 @@ class Reproduction:
         said: dict[str, Any] = {"preset": self.preset, "plan": plan, "grid": grids[0] if len(grids) == 1 else grids}
         if self.primary and set(self.primary["compare"]) <= {label for grid in grids for label in grid[self.axis]}:
             said["primary"] = {"axis": self.axis, **self.primary}
+        if self.measures and not quick:
+            said["measures"] = list(self.measures)
         return said | {"reproduces": self.name}
 
     def _says(self, key: str) -> bool:
@@ -198,6 +202,7 @@ def _read(table: str, column: str, place: int, about: Mapping[str, Any], said: M
         tuple(said.get("at_most", ())),
         about.get("stand_in", ""),
         {f"{other}-{column}": stage for other, stage in (said.get("also") or {}).items()},
+        tuple(said.get("by_class", ())),
     )
 
 

@@ -28,10 +28,31 @@ from robal.studies.statistics import (
 )
 from robal.studies.study import Cell, Primary
 
+_BOUNDARY = "boundary error under "
+
 
 def rate_of(row: Round, measure: str) -> Rate | None:
-    """Of a round: "accuracy", or robust accuracy under the attack that is called so."""
-    return row.accuracy if measure == "accuracy" else row.robust.get(measure)
+    """Of a round: "accuracy", robust accuracy under the attack that is called so, or what else `measures_of` names."""
+    base, _, kind = measure.rpartition(", ")
+    if kind not in ("worst class", "balanced") and not measure.startswith(_BOUNDARY):
+        return row.accuracy if measure == "accuracy" else row.robust.get(measure)
+    rates = _by_class(row, base if kind in ("worst class", "balanced") else measure)
+    if not rates:
+        return None
+    if kind != "worst class":
+        return Rate(statistics.mean(rates), None)
+    return Rate(max(rates) if base.startswith(_BOUNDARY) else min(rates), None)
+
+
+def _by_class(row: Round, measure: str) -> list[float]:
+    """The rates of the classes that there are; the boundary error is what the attack takes from clean accuracy."""
+    clean, attack = row.per_class.get("clean", ()), measure.removeprefix(_BOUNDARY)
+    rates = clean if attack == "accuracy" else row.per_class.get(attack, ())
+    if measure == attack:
+        return [rate for rate in rates if rate is not None]
+    return [
+        before - after for before, after in zip(clean, rates, strict=False) if before is not None and after is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -268,7 +289,8 @@ class Results:
     Args:
         place: the study in its folder.
         blocks: one for each combination of what is fixed.
-        measures: "accuracy" and each attack that any run measured, AutoAttack last.
+        measures: "accuracy" and each attack that any run measured, AutoAttack last of them; then those that the study
+            asks for.
         main: the measure that comparisons are shown for, and "end" or "area".
         axis: what is compared.
         standings: by cell name, how far it is.
@@ -303,7 +325,9 @@ def results_of(place: Place) -> Results:
     axis = study.primary.axis if study.primary else _compared(study.axes)
     names = {name for run in runs.values() for name in run.record.attacks}
     measures = ("accuracy", *sorted(names, key=lambda name: (is_auto_attack(name), name)))
-    main = (study.primary.measure, study.primary.at) if study.primary else (measures[-1], "end")
+    usual = measures[-1]
+    measures += tuple(name for name in study.measures if name not in measures)
+    main = (study.primary.measure, study.primary.at) if study.primary else (usual, "end")
     others = [name for name in study.axes if name not in (axis, "seed")]
     blocks = []
     for chosen in product(*(study.axes[name] for name in others)):

@@ -22,7 +22,7 @@ from robal.records import digest
 from robal.studies.reproduce import reproduction
 from robal.training import Recipe
 
-_KEYS = ("preset", "plan", "grid", "primary", "reproduces")
+_KEYS = ("preset", "plan", "grid", "primary", "measures", "reproduces")
 _PLAN_KEYS = {"dataset", *Plan.__dataclass_fields__}
 MOST_CELLS = 2_000
 COLUMNS = ("runs", "labels", "accuracy", "interval", "effect", "pairs", "p", "time")  # words of the report's table
@@ -93,12 +93,14 @@ class Study:
         cells: every run, in the order of the file.
         axes: by axis, the labels of its values.
         primary: None where the study only explores.
+        measures: what the report shows of the end beside accuracies, as `measures_of` names it.
         reproduces: what published table: "dre-table5-mnist"; "" where none.
     """
 
     cells: tuple[Cell, ...]
     axes: Mapping[str, tuple[str, ...]]
     primary: Primary | None = None
+    measures: tuple[str, ...] = ()
     reproduces: str = ""
 
     def check(self) -> dict[str, Data]:
@@ -174,10 +176,11 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     primary = _primary(said.get("primary"), names, where)
     if primary is not None:
         _check_measure(primary, cells.values(), where)
+    measures = _further(said.get("measures"), cells.values(), where)
     reproduces = str(said.get("reproduces") or "")
     if reproduces:
         reproduction(reproduces)  # says so where there is none
-    return Study(tuple(cells.values()), names, primary, reproduces)
+    return Study(tuple(cells.values()), names, primary, measures, reproduces)
 
 
 def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list[Cell]:
@@ -309,15 +312,49 @@ def _primary(said: Any, axes: Mapping[str, tuple[str, ...]], where: str) -> Prim
     return found
 
 
+def measures_of(plan: Plan, at: Literal["end", "area"] = "end") -> list[str]:
+    """What a run measures at its end, or in each round: "accuracy", each attack by its name, and both by class.
+
+    By class are the mean over classes, the worst class, and the boundary error: what an attack takes from the accuracy.
+
+    >>> measures_of(Plan(), at="area")[:6]
+    ['accuracy', 'PGD-50', 'accuracy, balanced', 'accuracy, worst class', 'PGD-50, balanced', 'PGD-50, worst class']
+    >>> measures_of(Plan(), at="area")[6:]
+    ['boundary error under PGD-50', 'boundary error under PGD-50, worst class']
+    """
+    evaluation = plan.evaluation
+    attacks = (*evaluation.each_round, *(evaluation.at_end if at == "end" else ()))
+    names = ["accuracy", *(name_of(attack, plan.threat) for attack in attacks)]
+    by_class = [f"{name}, {kind}" for name in names for kind in ("balanced", "worst class")]
+    fallen = [f"boundary error under {name}{kind}" for name in names[1:] for kind in ("", ", worst class")]
+    return [*names, *by_class, *fallen]
+
+
+def _further(said: Any, cells: Iterable[Cell], where: str) -> tuple[str, ...]:
+    """The measures that a study asks for; refused where no run has them."""
+    if said is None:
+        return ()
+    if not isinstance(said, list):
+        raise PlanError([f"{where}: measures is a list, as in measures: ['accuracy, worst class']"])
+    there = dict.fromkeys(name for cell in cells for name in measures_of(cell.plan))
+    odd = [
+        f"{where}: measures: no run has {name!r}; {did_you_mean(str(name), there)}"
+        for name in said
+        if name not in there
+    ]
+    if odd:
+        raise PlanError(odd)
+    return tuple(said)
+
+
 def _check_measure(primary: Primary, cells: Iterable[Cell], where: str) -> None:
     """Refuse a measure that one of the runs which are compared would not have."""
     for cell in cells:
         if cell.labels[primary.axis] not in primary.compare or not (primary.where or {}).items() <= cell.labels.items():
             continue
-        evaluation = cell.plan.evaluation
-        attacks = (*evaluation.each_round, *(evaluation.at_end if primary.at == "end" else ()))
-        names = ["accuracy", *(name_of(attack, cell.plan.threat) for attack in attacks)]
+        names = measures_of(cell.plan, primary.at)
         if primary.measure not in names:
             when = "in each round" if primary.at == "area" else "at its end"
-            lacking = f"{primary.measure!r} is not measured {when} by {cell.said}; it measures {', '.join(names)}"
+            lacking = f"{primary.measure!r} is not measured {when} by {cell.said}; it measures "
+            lacking += ", ".join(name for name in names if ", " not in name and not name.startswith("boundary error"))
             raise PlanError([f"{where}: primary.measure: {lacking}"])
