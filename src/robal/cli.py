@@ -388,6 +388,61 @@ def import_command(folder: Path, source: Path, *, who: str | None = None, data: 
     print(taken_in(folder, source, who or getpass.getuser(), data))
 
 
+@labels_app.command(name="suspects")
+def suspects_command(
+    folder: Path, *, out: Path = Path("suspects.csv"), most: int = 100, folds: int = 3, data: Path | None = None
+) -> None:
+    """List the labels of a run that look wrong, worst first, with their pictures; needs cleanlab (robal[noise]).
+
+    For example:
+
+    - `robal labels suspects runs/mine` (then fill in the column label of suspects.csv where a label is wrong)
+    - `robal labels correct runs/mine suspects.csv`
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    out
+        The list; a picture of the images goes beside it.
+    most
+        How many, at most.
+    folds
+        Each label is judged by a model that was trained on the other folds.
+    data
+        The folder that holds your data sets, where it has moved since.
+    """
+    from robal.labelling import doubted
+
+    print(doubted(folder, out, most, folds, data))
+
+
+@labels_app.command(name="correct")
+def correct_command(folder: Path, source: Path, *, who: str | None = None, data: Path | None = None) -> None:
+    """Correct labels that a run has bought; it trains on the corrections from its next training on.
+
+    For example:
+
+    - `robal labels correct runs/mine suspects.csv --who Ada` (columns index and label; rows without a label are left)
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    source
+        A CSV file, as `robal labels suspects` writes it.
+    who
+        Who says so; else the user of this machine.
+    data
+        The folder that holds your data sets, where it has moved since.
+    """
+    import getpass
+
+    from robal.labelling import corrected
+
+    print(corrected(folder, source, who or getpass.getuser(), data))
+
+
 @app.command(name="report")
 def report_command(*folders: Path, out: Path | None = None) -> None:
     """Show runs: a table here, and a page with learning curves and the queried images.

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS questions (
 CREATE TABLE IF NOT EXISTS notes (round INTEGER PRIMARY KEY, note TEXT);
 CREATE TABLE IF NOT EXISTS answers (
     round INTEGER, image INTEGER, label INTEGER, who TEXT, at TEXT, PRIMARY KEY (round, image));
+CREATE TABLE IF NOT EXISTS relabelled (
+    round INTEGER, image INTEGER, label INTEGER, at TEXT, PRIMARY KEY (round, image));
 """
 
 
@@ -112,6 +114,22 @@ class RunFolder:
         if any(image not in known for image in indices.tolist()):
             return None
         return torch.tensor([known[image] for image in indices.tolist()], dtype=torch.int64)
+
+    def save_relabelled(self, number: int, indices: Tensor, labels: Tensor) -> None:
+        """Remember what round `number` found when it asked again; the last word on an image counts."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = [(number, image, label, now) for image, label in zip(indices.tolist(), labels.tolist(), strict=True)]
+        with self._database() as database:
+            database.executemany("INSERT OR REPLACE INTO relabelled VALUES (?, ?, ?, ?)", rows)
+
+    def relabelled(self, number: int) -> tuple[Tensor, Tensor]:
+        """[q] int64 each: images that round `number` asked about again, and their labels now."""
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT image, label FROM relabelled WHERE round = ? ORDER BY image", (number,)
+            ).fetchall()
+        found = torch.tensor(rows, dtype=torch.int64).view(-1, 2)
+        return found[:, 0], found[:, 1]
 
     def given(self, number: int) -> dict[int, tuple[int, str, str]]:
         """By image, the label that round `number` got, from whom and when; empty before all are there."""

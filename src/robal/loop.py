@@ -27,10 +27,11 @@ from robal.pool import Examples, Pool
 from robal.progress import track
 from robal.records import check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
+from robal.suspects import describe_labels, out_of_fold, queue
 from robal.training import Trained, fit
 
 _PROXY = "proxy-weights.safetensors"
-_SCRATCH = ("training*", "pool-*", "proxy*")  # files of a round at work, without their suffix
+_SCRATCH = ("training*", "pool-*", "proxy*", "suspects*")  # files of a round at work, without their suffix
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class State:
         answers: [n] int64, or None before they are all there.
         validation: [V] int64, the bought images that went to validation.
         meta: [M] int64, those that went to the meta set.
+        again: [A] int64, those that were asked about again.
         kept: what the acquisition function added to the training set: adversarial twins, pseudo-labelled images.
     """
 
@@ -55,6 +57,7 @@ class State:
     answers: Tensor | None = None
     validation: Tensor = torch.empty(0, dtype=torch.int64)
     meta: Tensor = torch.empty(0, dtype=torch.int64)
+    again: Tensor = torch.empty(0, dtype=torch.int64)
     kept: Examples = field(default_factory=Examples.none)
 
     @property
@@ -129,6 +132,9 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         plan.start.labels if first else plan.per_round,
         generator(plan.seed, "choose", state.round),
     )
+    if not first and plan.relabel is not None:
+        note["again"], evaluations, earlier = suspects(plan, data, state, scratch.with_name("suspects.safetensors"))
+        note["evaluations"], started = note["evaluations"] + evaluations, started - earlier
     note["seconds"], described = time.perf_counter() - started, time.perf_counter()
     note["entropy"] = None if first else describe_query(candidates, question)
     note["bias"] = None if first else describe_bias(candidates, question)
@@ -163,6 +169,11 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
             stream(plan.seed, "oracle"),
             place.judgements,
         )
+    again = torch.tensor((state.note or {}).get("again", []), dtype=torch.int64)
+    if len(again) and plan.relabel is not None and isinstance(oracle, Hidden):
+        first, most, seed = state.pool.labels[again], plan.relabel.answers, stream(plan.seed, "oracle")
+        agreed = audited(oracle, state.pool, again, first, most, seed, place.judgements)
+        place.save_relabelled(state.round, again, agreed)
     known = int((answers >= 0).sum()) - sum(apart)
     if state.round == 0 and known < 2:  # refused before it is saved, so that the answers can still be changed
         raise InputError(
@@ -186,7 +197,9 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
     before = len(state.pool.classes)
     of_classes = bias_of_classes(data.hidden, question, state.pool.candidates)  # for the reader alone
-    state = reveal(plan, with_new_classes(state, data, place))
+    relabelled = place.relabelled(number)
+    changed = int((state.pool.labels[relabelled[0]] != relabelled[1]).sum())
+    state = reveal(plan, with_new_classes(state, data, place), relabelled)
     started = time.perf_counter()
     state = replace(
         state, kept=carried_on(state.kept, additions(plan, data, state, question, previous, scratch, before))
@@ -220,12 +233,15 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     row = measure(plan, data, labelled, trained, number, answers) | {
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
+        "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden),
         "gradient_evaluations": trained.evaluations + note.get("evaluations", 0),
     }
     row["times"] = times | {"evaluate": row.pop("seconds") + note.get("describing", 0.0)}
     row["seconds"] = sum(row["times"].values())
     bias = note.get("bias")
     row["query"] |= {"entropy": note["entropy"], "bias": None if bias is None else bias | of_classes}
+    if plan.relabel is not None:
+        row["query"]["again"] = {"images": len(relabelled[0]), "changed": changed}
     if len(classes) > len(data.classes):
         row["new_classes"] = list(classes[len(data.classes) :])
     trained.save(scratch / "model.safetensors")
@@ -237,15 +253,19 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
 
 
-def reveal(plan: Plan, state: State) -> State:
-    """The state whose pool knows the answers; random shares go to validation and the meta set (DESIGN §3, rule 10)."""
+def reveal(plan: Plan, state: State, relabelled: tuple[Tensor, Tensor]) -> State:
+    """The state whose pool knows the answers; random shares go to validation and the meta set (DESIGN §3, rule 10).
+
+    `relabelled`: images that the round asked about again, and their labels now.
+    """
     question, answers = _there(state.question), _there(state.answers)
     validation, meta = shared_out(plan, state.round, len(question))
     return replace(
         state,
-        pool=state.pool.reveal(question, answers),
+        pool=state.pool.reveal(question, answers).relabel(*relabelled),
         validation=torch.cat([state.validation, question[validation]]),
         meta=torch.cat([state.meta, question[meta]]),
+        again=torch.cat([state.again, relabelled[0]]),
     )
 
 
@@ -290,6 +310,24 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
     what = f"round {state.round}: a standard model beside the robust one"
     start = initial(plan, data, state.pool.classes)
     return fit(recipe, examples, None, start, None, seed, checkpoint=checkpoint, what=what)
+
+
+def suspects(plan: Plan, data: Data, state: State, checkpoint: Path) -> tuple[list[int], int, float]:
+    """Bought training images whose labels look wrong, the worst first; what the search cost, seconds before a kill."""
+    assert plan.relabel is not None
+    examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples.of_kind("bought")
+    probs, spent, earlier = out_of_fold(
+        plan.relabel.recipe,
+        examples,
+        lambda: initial(plan, data, state.pool.classes).model,
+        plan.relabel.folds,
+        stream(plan.seed, "suspects", state.round),
+        checkpoint=checkpoint,
+        what=f"round {state.round}: looking for wrong labels",
+    )
+    fresh = (~torch.isin(examples.origin, state.again)).nonzero().flatten()
+    chosen = queue(probs[fresh], examples.labels[fresh], plan.relabel.per_round)
+    return examples.origin[fresh][chosen].tolist(), spent, earlier
 
 
 def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
@@ -359,7 +397,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         if asked is None or answers is None:
             raise RunFolderError(f"{place.path} lacks the labels of round {number}: its state.sqlite is not the run's")
         state = replace(state, question=asked[0], answers=answers, history=history[:number])
-        state = reveal(plan, with_new_classes(state, data, place))
+        state = reveal(plan, with_new_classes(state, data, place), place.relabelled(number))
         state = replace(
             state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
         )

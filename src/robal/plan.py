@@ -164,6 +164,36 @@ class Meta:
 
 
 @dataclass(frozen=True)
+class Relabel:
+    """Asking again about bought labels that look wrong, in each round from 1 on, beside its question.
+
+    Models trained on the other folds judge each training label, cleanlab (`pip install 'robal[noise]'`) ranks them, and
+    the worst of those that it doubts are audited as the meta set is; every further answer is bought. Images of
+    validation and of the meta set are left alone, and so are those that were asked about again before.
+
+    Args:
+        per_round: how many, at most.
+        folds: how many parts the labels are cut into, at least 2.
+        answers: to one image, at most, the first included, at least 2.
+        recipe: how the models are trained.
+    """
+
+    per_round: int = 10
+    folds: int = 3
+    answers: int = 7
+    recipe: Recipe = Recipe(Natural(), epochs=20, batch_size=50, optimiser=Adam(2e-3), schedule=Cosine())
+
+    def __post_init__(self) -> None:
+        if self.per_round < 1 or self.folds < 2 or self.answers < 2:
+            raise InputError(
+                "relabel needs per_round >= 1, folds >= 2 and answers >= 2; "
+                f"{self.per_round}, {self.folds} and {self.answers} came"
+            )
+        if self.recipe.looks_at_the_pool or self.recipe.needs_meta or self.recipe.keep == "best":
+            raise InputError("relabel's models are trained on labels alone and keep their last epoch")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is measured, and when.
 
@@ -225,6 +255,7 @@ class Plan:
         recipe: how the model is trained in rounds 1 to `rounds`.
         validation: what models are chosen by.
         meta: what an objective learns from beside training.
+        relabel: which labels are asked for again; None: none.
         evaluation: what is measured.
         per_round: how many images a round asks about.
         rounds: after round 0; a run writes rounds + 1 rows of metrics.
@@ -248,6 +279,7 @@ class Plan:
     )
     validation: Validation = Validation()
     meta: Meta = Meta()
+    relabel: Relabel | None = None
     evaluation: Evaluation = Evaluation(images=200)
     per_round: int = 50
     rounds: int = 6
@@ -339,6 +371,11 @@ class Plan:
             raise InputError(
                 f"meta.answers={self.meta_answers} is for the simulated oracle; {type(self.oracle).__name__} asks "
                 "people several times where it says so itself: leave meta.answers out"
+            )
+        if self.relabel is not None and not isinstance(self.oracle, Hidden):
+            raise InputError(
+                f"relabel is for the simulated oracle, not for {type(self.oracle).__name__}: for people, "
+                "`robal labels suspects` lists the labels that look wrong"
             )
         (at_start, meta), (later, _) = self.apart(self.start.labels), self.apart(self.per_round)
         if self.meta_share and meta < 1:

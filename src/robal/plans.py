@@ -159,20 +159,8 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"{Path(plan.data.name).stem.replace(':', '-')}-{acquisition_name}-{digest}"
 
 
-_STRUCTURES = {
-    *(
-        "ClassCosts",
-        "DeepFool",
-        "Evaluation",
-        "Meta",
-        "Plan",
-        "PoolTraining",
-        "Recipe",
-        "Source",
-        "Start",
-        "Validation",
-    ),
-}
+_STRUCTURES = {"ClassCosts", "DeepFool", "Evaluation", "Meta", "Plan", "PoolTraining", "Recipe", "Relabel"}
+_STRUCTURES |= {"Source", "Start", "Validation"}
 
 
 def to_yaml(plan: Plan) -> str:

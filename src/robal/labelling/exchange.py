@@ -33,7 +33,7 @@ def exported(folder: Path, out: Path, data: Path | None = None) -> str:
         RunFolderError: where nothing can be written, or a folder is not empty.
         InputError: for another ending.
     """
-    plan, source = _read(folder, data)
+    plan, source = read_run(folder, data)
     place = RunFolder(folder)
     place.judgements.prepare()
     rows = _rows(plan, source, place)
@@ -58,7 +58,7 @@ def taken_in(folder: Path, source: Path, who: str, data: Path | None = None) -> 
     Raises:
         InputError: for a label that is no class, a file whose name is no index, a run that asks nothing of people now.
     """
-    plan, images = _read(folder, data)
+    plan, images = read_run(folder, data)
     if not isinstance(plan.oracle, Page):
         raise InputError(f"{folder} takes its labels from {type(plan.oracle).__name__}, not from people on the page")
     with RunFolder(folder).locked() as place:
@@ -79,7 +79,7 @@ def taken_in(folder: Path, source: Path, who: str, data: Path | None = None) -> 
     return f"{len(new)} labels taken from {source}" + (f"; {aside} of images not asked about now" if aside else "")
 
 
-def _read(folder: Path, data: Path | None) -> tuple[Plan, Data]:
+def read_run(folder: Path, data: Path | None) -> tuple[Plan, Data]:
     plan = plan_of(folder, data)
     return plan, plan.data.load()
 

@@ -1,0 +1,108 @@
+"""Labels of a run that look wrong, listed for a person; and what the person says of them, taken in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import uuid
+from pathlib import Path
+
+import torch
+
+from robal.errors import InputError
+from robal.files import write
+from robal.folder import RunFolder
+from robal.labelling.exchange import read_run
+from robal.loop import initial, load
+from robal.measure import Labelled
+from robal.oracles import Judgement
+from robal.oracles.csv_file import parse_label, read_rows
+from robal.plan import Relabel
+from robal.records import contact_sheet
+from robal.seeds import stream
+from robal.suspects import out_of_fold, quality
+
+
+def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path | None = None) -> str:
+    """Write the bought training labels that look wrong to a CSV file, the worst first, and a picture beside it.
+
+    Columns: index, label (empty, to be filled in), given, suggested (the likeliest class by models that never saw the
+    image), quality (the probability of the given label).
+
+    Raises:
+        InputError: for a name that is not .csv, or too few labels.
+        RunFolderError: for a folder without a run.
+        RobalError: where cleanlab is not installed.
+    """
+    if out.suffix.lower() != ".csv":
+        raise InputError(f"the list is a .csv file, such as suspects.csv; {out} came")
+    plan, images = read_run(folder, data)
+    with RunFolder(folder).locked() as place:
+        state, _ = load(plan, images, place)
+    examples = Labelled.of(plan, images, state.pool, state.validation, meta=state.meta).examples.of_kind("bought")
+    recipe = (plan.relabel or Relabel()).recipe
+    probs, _, _ = out_of_fold(
+        recipe,
+        examples,
+        lambda: initial(plan, images, state.pool.classes).model,
+        folds,
+        stream(plan.seed, "suspects", state.round),
+    )
+    scores, wrong = quality(probs, examples.labels)
+    worst = [place for place in scores.argsort(stable=True).tolist() if bool(wrong[place])][:most]
+    text, classes = io.StringIO(), state.pool.classes
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "label", "given", "suggested", "quality"])
+    titles = []
+    for place in worst:
+        given, suggested = classes[examples.labels[place]], classes[int(probs[place].argmax())]
+        writer.writerow([int(examples.origin[place]), "", given, suggested, f"{scores[place].item():.4f}"])
+        titles.append(f"{given}? {suggested}")
+    write(out, text.getvalue())
+    told = f"{int(wrong.sum())} of {len(examples)} labels look wrong; {len(worst)} of them, the worst first: {out}"
+    if worst:
+        sheet = out.with_suffix(".png")
+        contact_sheet(sheet, state.pool.images, examples.origin[worst], titles, most=most)
+        told += f" and {sheet}"
+    return told
+
+
+def corrected(folder: Path, source: Path, who: str, data: Path | None = None) -> str:
+    """Take corrections from a CSV file (columns index and label; rows without a label are left aside); what came.
+
+    They hold from the next training on, are recorded with who and when, and count as labels bought.
+
+    Raises:
+        InputError: for an image that has no label yet, a label that is no class, or a run that is over.
+    """
+    plan, images = read_run(folder, data)
+    with RunFolder(folder).locked() as place:
+        state, _ = load(plan, images, place)
+        if state.round > plan.rounds:
+            raise InputError(
+                f"{folder} has done all its {plan.rounds} rounds, and nothing would be trained on corrections"
+            )
+        changed, classes = {}, state.pool.classes
+        for index, text in read_rows(source):
+            if not text:
+                continue
+            if index >= len(state.pool) or int(state.pool.labels[index]) < 0:
+                raise InputError(f"{source}: image {index} has no label in {folder} that could be corrected")
+            label = parse_label(text, classes, f"{source}, image {index}")
+            if label != int(state.pool.labels[index]):
+                changed[index] = label
+        before = place.judgements.about(list(changed))
+        known = {one.image for one in before}
+        first = [
+            Judgement(uuid.uuid4().hex, index, type(plan.oracle).__name__, int(state.pool.labels[index]))
+            for index in changed
+            if index not in known
+        ]
+        place.judgements.record(
+            [
+                *first,
+                *(Judgement(uuid.uuid4().hex, index, who, label, decides=True) for index, label in changed.items()),
+            ]
+        )
+        place.save_relabelled(state.round, torch.tensor(list(changed)), torch.tensor(list(changed.values())))
+    return f"{len(changed)} labels corrected, from round {state.round} on: `robal resume {folder}`"
