@@ -278,8 +278,8 @@ def test_rules_by_hand() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: CAAT(beta=-1), "beta >= 0"),
-        (lambda: CAAT(gradient_bound=math.nan), "gradient_bound >= 0"),
+        (lambda: CAAT(beta=-1), "CAAT needs beta, gradient_bound and meta_anti >= 0"),
+        (lambda: CAAT(gradient_bound=math.nan), "nan, 1.0 and 10 came"),
         (lambda: Learned(temperature=0.0), "temperature > 0"),
         (lambda: LossRank(1.5), r"share lies in \[0, 1\]"),
         (lambda: Doubtful(-0.1), r"margin lies in \[0, 1\]"),

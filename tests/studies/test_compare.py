@@ -122,6 +122,21 @@ def test_twelve_by_six_runs_killed_ten_times(tmp_path: Path) -> None:
         assert numbers(place.folder(one)) == numbers(whole.folder(one))
 
 
+def test_a_shared_first_round_brings_its_repeated_answers(tmp_path: Path) -> None:
+    """A meta set that was audited once is paid in each run."""
+    caat = {"objective": {"name": "CAAT", "steps": 1, "costs": None}}
+    plan = TINY | {"recipe": TINY["recipe"] | caat, "oracle": {"name": "Hidden", "noise": 0.3}}
+    place = Place.begun(tmp_path / "study", said(plan=plan, grid={"acquisition": ["Random", "Margin"], "seed": 1}))
+    assert [why for _, why in carry_out(place)] == ["", ""]
+    rows = [numbers(place.folder(one)) for one in place.study.cells]
+    first, other = (row[0]["labels"] for row in rows)
+    assert first == other
+    assert first["repeated"] > first["meta"] > 0
+    assert all(row[1]["labels"]["repeated"] > first["repeated"] for row in rows)
+    files = [(place.folder(one) / "metrics.jsonl").read_text() for one in place.study.cells]
+    assert sum("shared_with" in file for file in files) == 1
+
+
 def test_ray_gives_the_same(tmp_path: Path) -> None:
     study = said(grid={"acquisition": ["Random", "Margin"], "seed": 1})
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))

@@ -45,6 +45,10 @@ def test_runs_that_differ_after_the_first_round_alone_share_it() -> None:
     assert len({cell.start for cell in at_the_end.cells}) == 2
     people = study_of(said(plan=TINY | {"oracle": "CSVFile"}))
     assert {cell.start for cell in people.cells} == {""}
+    objectives = {"plain": "Natural", "with a meta set": "CAAT", "with one too": "FRL"}
+    apart = study_of({"plan": TINY, "grid": {"recipe.objective": objectives}})
+    starts = [cell.start for cell in apart.cells]
+    assert starts[0] != starts[1] == starts[2]  # of the first labels a share is not trained on
 
 
 def test_a_preset_is_what_the_plan_is_laid_over() -> None:

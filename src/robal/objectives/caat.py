@@ -95,8 +95,8 @@ class CAAT:
     g = ‖onehot(y) − p‖₂ and its running mean ḡ it is multiplied by clip(1 + gradient_bound · (ḡ − g), ½, 2).
 
     A learned weighing is taught before every so many steps: the model is taken one step of the trainer's optimiser
-    ahead, W(Ω), on the batch; the loss of W(Ω) on a batch of the meta set, which is w₀ CE + β w₁ KL + CE(f(x''), y), is
-    differentiated with respect to the weights Ω, and Ω takes a step of Adam. ζ and all crafted images are constants.
+    ahead, W(Ω), on the batch; the loss of W(Ω) on a batch of the meta set, which is w₀ CE + β w₁ KL + γ CE(f(x''), y),
+    is differentiated with respect to the weights Ω, and Ω takes a step of Adam. ζ and all crafted images are constants.
 
     Args:
         beta: weight of the stability term, ≥ 0.
@@ -105,6 +105,7 @@ class CAAT:
         weighing: divides the examples.
         costs: of the classes; None: they cost the same.
         gradient_bound: how far the radius follows the example, ≥ 0.
+        meta_anti: γ, of anti-adversaries in the meta loss, ≥ 0; 0: the meta loss is that of TRADES.
         threat: None: the plan's; alone, Linf(8/255).
 
     Raises:
@@ -126,13 +127,15 @@ class CAAT:
     weighing: Weighing = Learned()
     costs: ClassCosts | None = ClassCosts()
     gradient_bound: float = 0.0
+    meta_anti: float = 1.0
     threat: Threat | None = None
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0 or self.steps < 1 or not 0 <= self.gradient_bound < math.inf:
+        said = (self.beta, self.gradient_bound, self.meta_anti)
+        if not all(0 <= one < math.inf for one in said) or self.steps < 1:
             raise InputError(
-                "CAAT needs beta >= 0, steps >= 1 and gradient_bound >= 0; "
-                f"{self.beta}, {self.steps} and {self.gradient_bound} came"
+                "CAAT needs beta, gradient_bound and meta_anti >= 0 and steps >= 1; "
+                f"{', '.join(map(str, said))} and {self.steps} came"
             )
 
     @property
@@ -222,8 +225,9 @@ class CAAT:
         meta = Batch(inputs, lesson.labels[drawn].to(batch.labels.device), torch.ones(len(drawn), device=inputs.device))
         with _holding(model, ahead):
             beside = self._craft(model, companion, meta, generator, both=True)
-        halves = torch.full((len(drawn),), 0.5, device=inputs.device)
-        loss = 2 * self._losses(at(ahead), companion, meta, beside, halves).mean()
+        anti = self.meta_anti / (1 + self.meta_anti)
+        evenly = torch.full((len(drawn),), anti, device=inputs.device)
+        loss = (1 + self.meta_anti) * self._losses(at(ahead), companion, meta, beside, evenly).mean()
         ascent = torch.autograd.grad(loss, [leaves[name] for name, _ in pairs])
         along = sum((gradient * up).sum() for (_, gradient), up in zip(pairs, ascent, strict=True))
         assert isinstance(along, Tensor)

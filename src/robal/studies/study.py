@@ -57,8 +57,11 @@ class Cell:
         """What the first round follows from: runs with the same one have the same round 0. "" where people answer."""
         if not isinstance(self.plan.oracle, Hidden):
             return ""
-        same = replace(self.plan, acquisition=Random(), recipe=Recipe(), per_round=1, rounds=min(self.plan.rounds, 1))
-        return _identity(same)
+        same = replace(
+            self.plan, acquisition=Random(), recipe=Recipe(), relabel=None, per_round=1, rounds=min(self.plan.rounds, 1)
+        )
+        apart = f" {self.plan.meta_share} {self.plan.meta_answers}" if self.plan.meta_share else ""
+        return _identity(same) + apart
 
     @property
     def said(self) -> str:

@@ -99,6 +99,7 @@ def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
             if (source.round(0) / name).exists():
                 shutil.copy(source.round(0) / name, place.round(0) / name)
         place.save_question(0, *asked)
+        place.judgements.record(source.judgements.about(asked[0].tolist()))  # further answers were bought too
         place.save_answers(0, asked[0], answers, "Hidden")
         place.save_history([history[0] | {"shared_with": start.name}])
 
