@@ -206,8 +206,11 @@ class Data:
         arXiv 1710.05381 (step).
         """
         hidden = self.hidden
-        if hidden is None or bool((counts := hidden[hidden >= 0].bincount(minlength=len(self.classes))).eq(0).any()):
-            raise InputError("to make classes rare, the pool's labels have to be known, and each class to be there")
+        counts = torch.zeros(1) if hidden is None else hidden[hidden >= 0].bincount(minlength=len(self.classes))
+        if hidden is None or len(counts) < 2 or bool(counts.eq(0).any()):
+            raise InputError(
+                "to make classes rare, the pool's labels have to be known, with two classes at least and each there"
+            )
         count, classes = int(counts.min()), len(counts)
         ranks = torch.randperm(classes, generator=generator(seed, "data", "imbalance"))
         share = ranks / (classes - 1) if profile == "exponential" else (ranks >= classes / 2).double()

@@ -131,6 +131,12 @@ class RunFolder:
         found = torch.tensor(rows, dtype=torch.int64).view(-1, 2)
         return found[:, 0], found[:, 1]
 
+    def corrections(self) -> dict[int, int]:
+        """By image, the label that the last asking again, or the last correction, gave it."""
+        with self._database() as database:
+            rows = database.execute("SELECT image, label FROM relabelled ORDER BY round, rowid").fetchall()
+        return dict(rows)
+
     def given(self, number: int) -> dict[int, tuple[int, str, str]]:
         """By image, the label that round `number` got, from whom and when; empty before all are there."""
         with self._database() as database:

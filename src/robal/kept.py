@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from robal.images import Images, unit
@@ -46,6 +48,23 @@ def describe_kept(kept: Examples, hidden: Tensor | None) -> dict[str, Any]:
     if hidden is not None and len(pseudo):
         right = (hidden[pseudo.origin] == pseudo.labels).double().mean().item()
     return {"twin": kept.count("twin"), "crafted": kept.count("crafted"), "pseudo": len(pseudo), "pseudo_right": right}
+
+
+def relabelled_too(kept: Examples, images: Tensor, labels: Tensor) -> Examples:
+    """Twins, and what else was crafted of bought images, with the labels that these have now; gone where that is none.
+
+    Args:
+        kept: what an acquisition function added.
+        images: [q] int64, positions in the pool whose labels have changed.
+        labels: [q] int64, the new ones.
+    """
+    if not len(images) or not len(kept):
+        return kept
+    order = images.argsort()
+    place = torch.searchsorted(images[order], kept.origin).clamp_max(len(images) - 1)
+    is_theirs = (images[order][place] == kept.origin) & (kept.kind != _PSEUDO)
+    now = replace(kept, labels=torch.where(is_theirs, labels[order][place], kept.labels))
+    return now.only(now.labels >= 0)
 
 
 def describe_guesses(trained: Trained, used: Tensor, images: int, hidden: Tensor | None) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
-from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept
+from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
 from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
@@ -28,6 +28,7 @@ from robal.progress import track
 from robal.records import check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.suspects import describe_labels, out_of_fold, queue
+from robal.threats import with_threat
 from robal.training import Trained, fit
 
 _PROXY = "proxy-weights.safetensors"
@@ -133,7 +134,9 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         generator(plan.seed, "choose", state.round),
     )
     if not first and plan.relabel is not None:
-        note["again"], evaluations, earlier = suspects(plan, data, state, scratch.with_name("suspects.safetensors"))
+        pending, _ = place.relabelled(state.round)  # a person was faster
+        doubtful = replace(state, again=torch.cat([state.again, pending]))
+        note["again"], evaluations, earlier = suspects(plan, data, doubtful, scratch.with_name("suspects.safetensors"))
         note["evaluations"], started = note["evaluations"] + evaluations, started - earlier
     note["seconds"], described = time.perf_counter() - started, time.perf_counter()
     note["entropy"] = None if first else describe_query(candidates, question)
@@ -157,27 +160,25 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     if isinstance(oracle, LabelStudio) and oracle.predictions and state.round > 0:
         oracle = replace(oracle, guesses=guesses_of(state, previous, question))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
-    apart = plan.apart(len(answers))
-    if apart[1] and plan.meta_answers > 1 and isinstance(oracle, Hidden):
-        meta = shared_out(plan, state.round, len(question))[1]
-        answers[meta] = audited(
-            oracle,
-            state.pool,
-            question[meta],
-            answers[meta],
-            plan.meta_answers,
-            stream(plan.seed, "oracle"),
-            place.judgements,
-        )
+    validation, meta = shared_out(plan, state.round, len(question))
+    if len(meta) and plan.meta_answers > 1 and isinstance(oracle, Hidden):
+        first, most, seed = answers[meta], plan.meta_answers, stream(plan.seed, "oracle")
+        agreed = audited(oracle, state.pool, question[meta], first, most, seed, place.judgements)
+        none = state.round == 0 and not bool((agreed >= 0).any())  # then the first answers count: there has to be one
+        answers[meta] = first if none else agreed
     again = torch.tensor((state.note or {}).get("again", []), dtype=torch.int64)
     if len(again) and plan.relabel is not None and isinstance(oracle, Hidden):
         first, most, seed = state.pool.labels[again], plan.relabel.answers, stream(plan.seed, "oracle")
         agreed = audited(oracle, state.pool, again, first, most, seed, place.judgements)
         place.save_relabelled(state.round, again, agreed)
-    known = int((answers >= 0).sum()) - sum(apart)
-    if state.round == 0 and known < 2:  # refused before it is saved, so that the answers can still be changed
+    to_train = torch.ones(len(answers), dtype=torch.bool)
+    to_train[torch.cat([validation, meta])] = False
+    known, of_meta = int((answers[to_train] >= 0).sum()), int((answers[meta] >= 0).sum())
+    if state.round == 0 and (known < 2 or (len(meta) and not of_meta)):
+        # refused before it is saved, so that the answers can still be changed
+        lacking = f" and {of_meta} to the meta set, where one is" if len(meta) else ""
         raise InputError(
-            f"the first {len(answers)} answers give {max(known, 0)} images to train on, and two are needed: "
+            f"the first {len(answers)} answers give {known} images to train on, and two are needed{lacking}: "
             "give more of them a class, then `robal resume`"
         )
     place.save_answers(state.round, question, answers, type(oracle).__name__)
@@ -266,6 +267,7 @@ def reveal(plan: Plan, state: State, relabelled: tuple[Tensor, Tensor]) -> State
         validation=torch.cat([state.validation, question[validation]]),
         meta=torch.cat([state.meta, question[meta]]),
         again=torch.cat([state.again, relabelled[0]]),
+        kept=relabelled_too(state.kept, *relabelled),
     )
 
 
@@ -317,7 +319,7 @@ def suspects(plan: Plan, data: Data, state: State, checkpoint: Path) -> tuple[li
     assert plan.relabel is not None
     examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples.of_kind("bought")
     probs, spent, earlier = out_of_fold(
-        plan.relabel.recipe,
+        with_threat(plan.relabel.recipe, plan.threat),
         examples,
         lambda: initial(plan, data, state.pool.classes).model,
         plan.relabel.folds,

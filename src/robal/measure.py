@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -110,7 +110,7 @@ def measure(
         "labels": labelled.counts,
         "epoch_kept": trained.epoch,
         "validation": None,
-        "per_class": {"accuracy": None, "robust_accuracy": {}},
+        "per_class": {"accuracy": None, "robust_accuracy": {}, "boundary_error": {}},
         "images": {},
         "query": {
             "images": len(answers),
@@ -132,6 +132,11 @@ def measure(
             row["robust_accuracy"][attack] = on_test.accuracy
             row["images"][attack] = len(on_test.labels)
             row["per_class"]["robust_accuracy"][attack] = on_test.per_class
+            before = replace(verdicts, correct=verdicts.correct[: len(on_test.labels)], labels=on_test.labels).per_class
+            row["per_class"]["boundary_error"][attack] = [
+                None if one is None or other is None else one - other
+                for one, other in zip(before, on_test.per_class, strict=True)
+            ]
     return row | {"seconds": time.perf_counter() - started}
 
 

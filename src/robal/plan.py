@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -323,6 +324,7 @@ class Plan:
             start=with_threat(self.start, self.threat),
             acquisition=with_threat(self.acquisition, self.threat),
             recipe=with_threat(self.recipe, self.threat),
+            relabel=with_threat(self.relabel, self.threat),
             validation=with_threat(self.validation, self.threat),
             evaluation=with_threat(self.evaluation, self.threat),
         )
@@ -336,7 +338,7 @@ class Plan:
                 four classes.
         """
         device_of(self.device)
-        for part in ("start", "acquisition", "recipe", "validation", "evaluation"):
+        for part in ("start", "acquisition", "recipe", "relabel", "validation", "evaluation"):
             try:
                 with_threat(getattr(self, part), self.threat)
             except InputError as error:
@@ -377,6 +379,11 @@ class Plan:
                 f"relabel is for the simulated oracle, not for {type(self.oracle).__name__}: for people, "
                 "`robal labels suspects` lists the labels that look wrong"
             )
+        if self.relabel is not None and importlib.util.find_spec("cleanlab") is None:
+            raise InputError("relabel needs cleanlab: pip install 'robal[noise]'")
+        flips = isinstance(self.oracle, Hidden) and self.oracle.noise > 0 and self.oracle.kind == "flip2"
+        if flips and len(data.classes) < 3:
+            raise InputError(f"oracle.kind=flip2 needs three classes; there are {len(data.classes)}")
         (at_start, meta), (later, _) = self.apart(self.start.labels), self.apart(self.per_round)
         if self.meta_share and meta < 1:
             raise InputError(
@@ -387,6 +394,12 @@ class Plan:
             raise InputError(
                 f"of {self.start.labels} first labels {at_start} are for validation and {meta} for the meta set, which "
                 "leaves fewer than two to train on; lower the shares or raise start.labels"
+            )
+        fewest = 2 * self.relabel.folds if self.relabel is not None else 0
+        if self.start.labels - at_start - meta < fewest:
+            raise InputError(
+                f"{fewest // 2} folds need at least {fewest} labels to train on; the start has "
+                f"{self.start.labels - at_start - meta}: raise start.labels or lower relabel.folds"
             )
         share = self.validation.bought_share
         free = share == 0 and data.validation is not None and self.validation.images > 0

@@ -106,7 +106,9 @@ def quality(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def queue(probs: Tensor, labels: Tensor, most: int) -> Tensor:
-    """[q ≤ most] int64, positions of the doubted labels, the worst first."""
+    """[q ≤ most] int64, positions of the doubted labels, the worst first; none where all are of one class."""
+    if len(labels.unique()) < 2:
+        return torch.empty(0, dtype=torch.int64)
     scores, doubted = quality(probs, labels)
     order = scores.argsort(stable=True)
     return order[doubted[order]][:most]

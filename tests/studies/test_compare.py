@@ -137,6 +137,18 @@ def test_a_shared_first_round_brings_its_repeated_answers(tmp_path: Path) -> Non
     assert sum("shared_with" in file for file in files) == 1
 
 
+def test_what_another_run_paid_later_is_not_paid_by_those_that_share_its_start(tmp_path: Path) -> None:
+    again = {"per_round": 5, "folds": 2, "recipe": {"epochs": 2, "batch_size": 10}}
+    plan = TINY | {"oracle": {"name": "Hidden", "noise": 0.3}}
+    grid = {"way": {"again": {"relabel": again}, "plain": {}}}
+    place = Place.begun(tmp_path / "study", said(plan=plan, grid=grid))
+    carry_out(place, workers=1)
+    first, other = (numbers(place.folder(one))[-1]["labels"] for one in place.study.cells)
+    assert "shared_with" in (place.folder(cell(place, way="plain")) / "metrics.jsonl").read_text()
+    assert first["repeated"] > 0
+    assert other["repeated"] == 0
+
+
 def test_ray_gives_the_same(tmp_path: Path) -> None:
     study = said(grid={"acquisition": ["Random", "Margin"], "seed": 1})
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))

@@ -129,7 +129,8 @@ def test_measures_by_class_can_be_reckoned_by_hand(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         for row in rows:
             robust = {"AutoAttack": [0.5, 0.6, None]}
-            row["per_class"] = {"accuracy": [0.9, 0.7, None], "robust_accuracy": robust}
+            fallen = {"AutoAttack": [0.4, 0.1, None]}
+            row["per_class"] = {"accuracy": [0.9, 0.7, None], "robust_accuracy": robust, "boundary_error": fallen}
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     results = results_of(place)
     assert results.measures[-6:] == tuple(names)

@@ -309,6 +309,16 @@ def test_the_second_network_is_trained_by_the_same_optimiser(examples: Examples,
     assert not equal(trained.companion, trained.model)
 
 
+def test_the_optimisers_state_of_a_second_network_does_not_go_to_another_objective(
+    examples: Examples, start: Trained
+) -> None:
+    recipe = replace(NATURAL, objective=ACT(steps=1), keep_optimiser=True, epochs=1)
+    first = train(recipe, examples, start)
+    assert len({name.partition(".")[0] for name in first.optimiser}) == len(list(start.model.parameters()))
+    train(replace(recipe, objective=Natural()), examples, first)
+    train(recipe, examples, first)
+
+
 def test_what_is_spent_on_the_meta_set_counts(examples: Examples, start: Trained) -> None:
     """Of 41 + 10 images: 3 epochs of (41 · (2 + 2) + 10 · (5 + 1)) gradient evaluations; a budget buys fewer steps."""
     objective = FRL(steps=2, costs=ClassCosts(steps=5))

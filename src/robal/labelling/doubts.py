@@ -13,9 +13,9 @@ from robal.errors import InputError
 from robal.files import write
 from robal.folder import RunFolder
 from robal.labelling.exchange import read_run
-from robal.loop import initial, load
+from robal.loop import initial, load, tidy
 from robal.measure import Labelled
-from robal.oracles import Judgement
+from robal.oracles import Hidden, Judgement, answer_of
 from robal.oracles.csv_file import parse_label, read_rows
 from robal.plan import Relabel
 from robal.records import contact_sheet
@@ -39,7 +39,8 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
     plan, images = read_run(folder, data)
     with RunFolder(folder).locked() as place:
         state, _ = load(plan, images, place)
-    examples = Labelled.of(plan, images, state.pool, state.validation, meta=state.meta).examples.of_kind("bought")
+        pool = state.pool.relabel(*place.relabelled(state.round))
+    examples = Labelled.of(plan, images, pool, state.validation, meta=state.meta).examples.of_kind("bought")
     recipe = (plan.relabel or Relabel()).recipe
     probs, _, _ = out_of_fold(
         recipe,
@@ -82,21 +83,24 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
             raise InputError(
                 f"{folder} has done all its {plan.rounds} rounds, and nothing would be trained on corrections"
             )
-        changed, classes = {}, state.pool.classes
+        pool, classes, changed = state.pool.relabel(*place.relabelled(state.round)), state.pool.classes, {}
         for index, text in read_rows(source):
             if not text:
                 continue
-            if index >= len(state.pool) or int(state.pool.labels[index]) < 0:
+            if index >= len(pool) or int(pool.labels[index]) < 0:
                 raise InputError(f"{source}: image {index} has no label in {folder} that could be corrected")
             label = parse_label(text, classes, f"{source}, image {index}")
-            if label != int(state.pool.labels[index]):
+            if label != int(pool.labels[index]):
                 changed[index] = label
         before = place.judgements.about(list(changed))
         known = {one.image for one in before}
         first = [
-            Judgement(uuid.uuid4().hex, index, type(plan.oracle).__name__, int(state.pool.labels[index]))
+            answer_of(index, 0, label)
+            if isinstance(plan.oracle, Hidden)
+            else Judgement(uuid.uuid4().hex, index, type(plan.oracle).__name__, label)
             for index in changed
             if index not in known
+            for label in [int(pool.labels[index])]
         ]
         place.judgements.record(
             [
@@ -104,5 +108,8 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
                 *(Judgement(uuid.uuid4().hex, index, who, label, decides=True) for index, label in changed.items()),
             ]
         )
-        place.save_relabelled(state.round, torch.tensor(list(changed)), torch.tensor(list(changed.values())))
+        if changed:
+            tidy(place.round(state.round))  # a training that was begun had the labels from before
+        now = torch.tensor(list(changed.items()), dtype=torch.int64).view(-1, 2)
+        place.save_relabelled(state.round, now[:, 0], now[:, 1])
     return f"{len(changed)} labels corrected, from round {state.round} on: `robal resume {folder}`"

@@ -89,7 +89,7 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
     names = (*data.classes, *place.judgements.new_classes())
     rows: list[dict[str, Any]] = []
     wanted = plan.oracle.answers if isinstance(plan.oracle, People) else 1
-    number = 0
+    number, corrections = 0, place.corrections()
     while (asked := place.question(number)) is not None:
         images = asked[0].tolist()
         final = place.given(number)
@@ -99,6 +99,7 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
             said.setdefault(one.image, []).append(one)
         for image in images:
             label, who, at = final.get(image, (settled.get(image), "", ""))
+            label = corrections.get(image, label)
             judgements = said.get(image, [])
             if judgements:
                 stand = standing(judgements).get(image, [])

@@ -37,6 +37,7 @@ class Companion(nn.Module):
     sums: Tensor
     counts: Tensor
     means: Tensor
+    steps: Tensor
 
     def __init__(self, multipliers: Multipliers, learned: nn.Module) -> None:
         super().__init__()
@@ -46,6 +47,7 @@ class Companion(nn.Module):
         self.register_buffer("sums", torch.zeros(classes, device=device))  # of the losses in this epoch, by class
         self.register_buffer("counts", torch.zeros(classes, device=device))
         self.register_buffer("means", torch.full((classes,), math.log(classes), device=device))  # of the last epoch
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # over all epochs and rounds
 
     def features(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[B, 6]: loss, mean loss of the class in the last epoch, ‖onehot − p‖₂, p_y − max p_other, Σ p log p, the
@@ -145,7 +147,7 @@ class CAAT:
     @property
     def passes(self) -> int:
         every, both = self.weighing.every, 2 * self._passes + 6  # the batch, differentiated twice, and a meta batch
-        return self._passes + (math.ceil(both / every) if every else 0)
+        return self._passes + (round(both / every) if every else 0)
 
     @property
     def _passes(self) -> int:
@@ -168,7 +170,9 @@ class CAAT:
             if self.costs is not None:
                 threat = self.threat or Linf()
                 self.costs.update(companion.multipliers, model, threat, lesson.images, lesson.labels, generator)
-        if self.weighing.every and lesson.place % self.weighing.every == 0:
+        due = self.weighing.every and int(companion.steps) % self.weighing.every == 0
+        companion.steps += 1
+        if due:
             self.weighing.teach(companion.learned, self.meta_gradient(model, companion, batch, lesson, generator))
 
     def __call__(
@@ -299,14 +303,17 @@ class CAAT:
         natural, stable = torch.ones_like(shares), torch.ones_like(shares)
         if self.costs is not None:
             natural, stable = self.costs.weights(companion.multipliers, batch.labels)
-        logits, moved = forward(batch.inputs), forward(crafted.moved)
         rows, antis, count = crafted.adversaries, crafted.antis, len(crafted.adversaries)
-        divergence = kl_divergence(logits[rows], moved[:count])
-        wanted = batch.labels if batch.targets is None else batch.targets
-        eased = F.cross_entropy(moved[count:], wanted[antis], reduction="none")
+        logits = forward(batch.inputs)  # apart: BatchNorm sees one kind of image at a time
         losses = (1 - shares) * natural * cross_entropy(logits, batch)
-        losses = losses.index_add(0, rows, self.beta * ((1 - shares) * stable)[rows] * divergence)
-        return losses.index_add(0, antis, shares[antis] * eased)
+        if count:
+            divergence = kl_divergence(logits[rows], forward(crafted.moved[:count]))
+            losses = losses.index_add(0, rows, self.beta * ((1 - shares) * stable)[rows] * divergence)
+        if len(antis):
+            wanted = batch.labels if batch.targets is None else batch.targets
+            eased = F.cross_entropy(forward(crafted.moved[count:]), wanted[antis], reduction="none")
+            losses = losses.index_add(0, antis, shares[antis] * eased)
+        return losses
 
 
 @dataclass(frozen=True, eq=False)

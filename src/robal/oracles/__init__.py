@@ -1,6 +1,6 @@
 """Oracles: who answers. Held-back labels for simulation; for people a page, Label Studio or a CSV file."""
 
-from robal.oracles.audit import audited
+from robal.oracles.audit import AUDIT, answer_of, audited
 from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements, Settlement, standing
@@ -10,6 +10,7 @@ from robal.oracles.page import Page
 from robal.oracles.people import People
 
 __all__ = [
+    "AUDIT",
     "CSVFile",
     "Hidden",
     "InFolder",
@@ -20,6 +21,7 @@ __all__ = [
     "Page",
     "People",
     "Settlement",
+    "answer_of",
     "audited",
     "standing",
 ]

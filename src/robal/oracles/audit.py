@@ -12,6 +12,8 @@ from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements
 from robal.pool import SKIPPED, Pool
 
+AUDIT = "audit-"  # how the keys of such answers begin
+
 
 def audited(
     oracle: Hidden, pool: Pool, images: Tensor, first: Tensor, most: int, seed: int, judgements: Judgements
@@ -43,10 +45,13 @@ def audited(
         for place, label in zip(still, answers, strict=True):
             votes[place][label] += 1
             said.append((int(images[place]), label, attempt))
-    judgements.record(
-        [Judgement(f"audit-{image}-{number}", image, f"annotator {number + 1}", label) for image, label, number in said]
-    )
+    judgements.record([answer_of(image, number, label) for image, label, number in said])
     return torch.tensor([SKIPPED if (label := _leading(counted)) is None else label for counted in votes])
+
+
+def answer_of(image: int, number: int, label: int) -> Judgement:
+    """What the simulated annotator `number`, from 0 on, said of an image; the same whenever it is recorded."""
+    return Judgement(f"{AUDIT}{image}-{number}", image, f"annotator {number + 1}", label)
 
 
 def _leading(votes: Counter[int]) -> int | None:

@@ -53,7 +53,7 @@ class Round:
     `kept` counts what the acquisition function added to the bought labels, by kind ("twin", "pseudo", "crafted");
     `pseudo_right` is the share of right ones among its pseudo-labels, where the truth is known. `taught` is of pool
     training, None where there was none. `bias`, by measure, is how unlike the pool the query was,
-    in bits, less what a random one of its size is anyway.
+    in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
     """
 
     number: int
@@ -73,6 +73,7 @@ class Round:
     pseudo_right: float | None = None
     taught: Taught | None = None
     bias: Mapping[str, float] = field(default_factory=dict)
+    boundary: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     @property
     def attack(self) -> str | None:
@@ -182,6 +183,10 @@ def _counts(values: object) -> dict[str, int]:
 
 def _per_class(values: Mapping[str, Any]) -> dict[str, tuple[float | None, ...]]:
     columns = {"clean": values.get("accuracy"), **mapping(values.get("robust_accuracy"))}
+    return _columns(columns)
+
+
+def _columns(columns: Mapping[str, Any]) -> dict[str, tuple[float | None, ...]]:
     return {name: tuple(_share(v) for v in sequence(column)) for name, column in columns.items() if sequence(column)}
 
 
@@ -225,6 +230,7 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         robust=robust,
         validation=on_validation,
         per_class=_per_class(mapping(row.get("per_class"))),
+        boundary=_columns(mapping(mapping(row.get("per_class")).get("boundary_error"))),
         times=times,
         seconds=sum(times.values()) if seconds is None else seconds,
         gradient_evaluations=whole(row.get("gradient_evaluations")),

@@ -46,13 +46,11 @@ def rate_of(row: Round, measure: str) -> Rate | None:
 
 def _by_class(row: Round, measure: str) -> list[float]:
     """The rates of the classes that there are; the boundary error is what the attack takes from clean accuracy."""
-    clean, attack = row.per_class.get("clean", ()), measure.removeprefix(_BOUNDARY)
-    rates = clean if attack == "accuracy" else row.per_class.get(attack, ())
-    if measure == attack:
-        return [rate for rate in rates if rate is not None]
-    return [
-        before - after for before, after in zip(clean, rates, strict=False) if before is not None and after is not None
-    ]
+    if measure.startswith(_BOUNDARY):
+        rates = row.boundary.get(measure.removeprefix(_BOUNDARY), ())
+    else:
+        rates = row.per_class.get("clean" if measure == "accuracy" else measure, ())
+    return [rate for rate in rates if rate is not None]
 
 
 @dataclass(frozen=True)

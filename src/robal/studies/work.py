@@ -18,8 +18,9 @@ from robal.data import Data
 from robal.errors import AwaitingLabels
 from robal.files import write
 from robal.folder import RunFolder
-from robal.loop import rounds
+from robal.loop import rounds, shared_out
 from robal.memory import keep_freed_memory
+from robal.oracles import AUDIT
 from robal.plan import Plan
 from robal.progress import quiet
 from robal.records import begun, check_same_run, write_records
@@ -99,7 +100,9 @@ def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
             if (source.round(0) / name).exists():
                 shutil.copy(source.round(0) / name, place.round(0) / name)
         place.save_question(0, *asked)
-        place.judgements.record(source.judgements.about(asked[0].tolist()))  # further answers were bought too
+        meta = set(asked[0][shared_out(plan, 0, len(asked[0]))[1]].tolist())
+        said = source.judgements.about(list(meta))
+        place.judgements.record([one for one in said if one.key.startswith(AUDIT)])  # these were bought too
         place.save_answers(0, asked[0], answers, "Hidden")
         place.save_history([history[0] | {"shared_with": start.name}])
 

@@ -198,7 +198,7 @@ def _train(
     beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]
     optimiser = recipe.optimiser.build([*model.parameters(), *beside])
     if recipe.keep_optimiser and previous.optimiser:
-        load_optimiser(optimiser, previous.optimiser)
+        load_optimiser(optimiser, previous.optimiser)  # of the model alone: a companion may be another one's
     parts = [module for module in (model, companion, averaged) if module is not None]
     objective = with_threat(recipe.objective, Linf()) if recipe.ramp else recipe.objective
     if recipe.unlabelled_passes == 0:
@@ -285,6 +285,8 @@ def _train(
     if len(snapshots) < recipe.snapshots:  # patience ended it: the last snapshot is of the end
         snapshots.append(copied(averaged or model))
     state = optimiser_tensors(optimiser) if recipe.keep_optimiser else {}
+    own = len(list(model.parameters()))
+    state = {name: tensor for name, tensor in state.items() if int(name.partition(".")[0]) < own}
     epoch = best_epoch if recipe.keep == "best" else -(-taken // per_epoch)
     return Trained(
         (averaged or model).eval(),
