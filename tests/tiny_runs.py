@@ -82,10 +82,14 @@ def outcome(folder: Path) -> dict[str, Any]:
     with sqlite3.connect(folder / "state.sqlite") as database:
         questions = database.execute("SELECT round, position, image FROM questions ORDER BY 1, 2").fetchall()
         answers = database.execute("SELECT round, image, label FROM answers ORDER BY 1, 2").fetchall()
+        relabelled = database.execute("SELECT round, image, label FROM relabelled ORDER BY 1, 2").fetchall()
+        said = database.execute("SELECT image, who, label FROM judgements ORDER BY 1, 2").fetchall()
     database.close()
     return {
         "questions": questions,
         "answers": answers,
+        "relabelled": relabelled,
+        "said": said,
         "metrics": [untimed(row) for row in rows(folder)],
         "queries": [path.read_text(encoding="utf-8") for path in sorted(folder.glob("rounds/*/query.csv"))],
         "pictures": [path.read_bytes() for path in sorted(folder.glob("rounds/*/*.png"))],
@@ -181,6 +185,7 @@ def watch_saves(saved: Callable[[int, str, bool], None]) -> None:
         (robal.loop, "save_kept"),
         (folder, "save_question"),
         (folder, "save_answers"),
+        (folder, "save_relabelled"),
         (sys.modules["robal.training.fit"], "save_tensors"),
         (Trained, "save"),
         (folder, "save_query"),

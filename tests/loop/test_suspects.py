@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from robal.pool import Examples
 from robal.suspects import describe_labels, out_of_fold, quality, queue
 from robal.threats import Linf
 from robal.training import Adam, Recipe, Trained, fit
-from tiny_runs import rows, tiny_plan
+from tiny_runs import Apart, carry_out, outcome, rows, tiny_plan
 
 RECIPE = Recipe(Natural(), epochs=20, batch_size=20, optimiser=Adam(4e-3))
 AGAIN = "relabel={per_round: 6, folds: 2, recipe: {epochs: 4, batch_size: 10, optimiser: {name: Adam, lr: 0.005}}}"
@@ -139,6 +141,36 @@ def test_a_run_that_asks_again_and_is_left_in_the_middle_ends_as_one_that_was_no
     assert torch.equal(found.pool.labels, wanted.pool.labels)
     kept = [(tmp_path / name / "rounds" / "002" / "model.safetensors").read_bytes() for name in ("whole", "left")]
     assert kept[0] == kept[1]
+
+
+LEARNING = (
+    AGAIN,
+    "oracle.noise=0.3",
+    "start.labels=60",
+    "recipe.objective={name: CAAT, steps: 1, weighing: {name: Learned, every: 2}, costs: {steps: 1}}",
+)
+
+
+def test_killed_anywhere_in_asking_again_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """Within a fold's training; audited and not yet saved; saved, and the answers not."""
+    whole = Apart(partial(carry_out, LEARNING, tmp_path / "whole"), tmp_path / "log", tmp_path / "calls")
+    assert whole.run() == 0, whole.said
+    wanted, saves = outcome(tmp_path / "whole"), (tmp_path / "calls").read_text().split()
+    assert wanted["relabelled"]
+    assert any(name.startswith("companion:") for name in wanted["weights"][2])
+    of_folds = [place for place, name in enumerate(saves) if name.endswith("fit.save_tensors")]
+    asked = [place for place, name in enumerate(saves) if name.endswith("save_question")]
+    moments = [next(place for place in of_folds[::-1] if place < asked[2])]
+    moments += [
+        [place for place, name in enumerate(saves) if name.endswith(end)][-1] for end in ("relabelled", "answers")
+    ]
+    for number, moment in enumerate(moments):
+        folder = tmp_path / str(number)
+        killed = Apart(partial(carry_out, LEARNING, folder), tmp_path / "log", kill_at=moment)
+        assert killed.run() == -signal.SIGKILL, killed.said
+        again = Apart(partial(carry_out, LEARNING, folder), tmp_path / "log")
+        assert again.run() == 0, again.said
+        assert outcome(folder) == wanted
 
 
 def test_the_score_of_the_objective_stands_beside_the_loss(tmp_path: Path, data: Data) -> None:
