@@ -53,7 +53,7 @@ def nothing_begun(folder: Path) -> bool:
         (["data.name=nowhere/images"], "there is no folder nowhere/images"),
         (["data.name=nowhere.npz"], "there is no file"),
         (["--preset", "dre-mnits"], "no preset is called 'dre-mnits'; did you mean 'dre-mnist'?"),
-        (["--preset", "xyzzy"], "known: dfal-mnist-lenet5, dre-cifar10-"),
+        (["--preset", "xyzzy"], "known: caat-cifar10, dfal-mnist-lenet5, dre-cifar10-"),
         (["plan.yaml"], "there is no plan file plan.yaml"),
         (["one.yaml", "other.yaml"], "one plan file at a time, not 2 (one.yaml, other.yaml)"),
         (["="], "write key=value"),
