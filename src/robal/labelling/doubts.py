@@ -20,7 +20,8 @@ from robal.oracles.csv_file import parse_label, read_rows
 from robal.plan import Relabel
 from robal.records import contact_sheet
 from robal.seeds import stream
-from robal.suspects import out_of_fold, quality
+from robal.suspects import out_of_fold, quality, queue
+from robal.threats import with_threat
 
 
 def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path | None = None) -> str:
@@ -41,16 +42,15 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
         state, _ = load(plan, images, place)
         pool = state.pool.relabel(*place.relabelled(state.round))
     examples = Labelled.of(plan, images, pool, state.validation, meta=state.meta).examples.of_kind("bought")
-    recipe = (plan.relabel or Relabel()).recipe
     probs, _, _ = out_of_fold(
-        recipe,
+        with_threat(plan.relabel or Relabel(), plan.threat).recipe,
         examples,
         lambda: initial(plan, images, state.pool.classes).model,
         folds,
         stream(plan.seed, "suspects", state.round),
     )
     scores, wrong = quality(probs, examples.labels)
-    worst = [place for place in scores.argsort(stable=True).tolist() if bool(wrong[place])][:most]
+    worst = queue(probs, examples.labels, most).tolist()
     text, classes = io.StringIO(), state.pool.classes
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", "label", "given", "suggested", "quality"])
