@@ -14,7 +14,7 @@ from torch import Tensor
 from robal.datasets import Dataset, from_arrays, load_folder
 from robal.errors import InputError
 from robal.images import Images, InMemory
-from robal.pool import UNLABELLED, check_labels
+from robal.pool import UNLABELLED, Pool, check_labels
 from robal.seeds import generator
 
 HeldOut = Literal["train", "test"]
@@ -57,6 +57,8 @@ class Data:
         classes: the K names; empty where nobody has named any yet.
         name: of the data set.
         about: a sentence that says how the split was made.
+        known: [N] int64, labels of the pool that are known from the beginning and cost nothing, -1 elsewhere: the
+            images that a model to be retrained was trained on. None: no label is.
     """
 
     images: Images
@@ -66,8 +68,13 @@ class Data:
     classes: tuple[str, ...]
     name: str
     about: str
+    known: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.known is not None:
+            if self.known.shape != (len(self.images),) or self.known.dtype != torch.int64:
+                raise InputError(f"a pool of {len(self.images)} images came with {list(self.known.shape)} known labels")
+            check_labels(self.known, len(self.classes), UNLABELLED, "known labels")
         if self.hidden is not None:
             if self.hidden.shape != (len(self.images),) or self.hidden.dtype != torch.int64:
                 raise InputError(
@@ -228,9 +235,16 @@ class Data:
             about=f"{self.about.removesuffix('.')}; of the pool {len(chosen):,} images stay, {how}.",
         )
 
+    @property
+    def pool(self) -> Pool:
+        """The pool as a run finds it: nothing is labelled but what is known from the beginning."""
+        pool = Pool.unlabelled(self.images, self.classes)
+        return pool if self.known is None else replace(pool, labels=self.known)
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the SHA-256 of all class names, shapes, labels and pixels."""
         digest = hashlib.sha256(repr(self.classes).encode())
+        digest.update(b"" if self.known is None else _bytes(self.known))
         parts = [(self.images, self.hidden)]
         parts += [(split.images, split.labels) for split in (self.validation, self.test) if split is not None]
         digest.update(repr([self.validation is None, self.test is None]).encode())

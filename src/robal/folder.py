@@ -94,7 +94,7 @@ class RunFolder:
                 "SELECT image FROM questions WHERE round = ? ORDER BY position", (number,)
             ).fetchall()
             note = database.execute("SELECT note FROM notes WHERE round = ?", (number,)).fetchone()
-        if not rows:
+        if note is None:
             return None
         return torch.tensor([image for (image,) in rows], dtype=torch.int64), json.loads(note[0])
 

@@ -18,7 +18,7 @@ from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
-from robal.measure import Labelled, describe_query, measure, monitor_of
+from robal.measure import Labelled, against_before, describe_query, measure, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
@@ -114,6 +114,10 @@ def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFold
 def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
     """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
     started, first = time.perf_counter(), state.round == 0
+    if first and not plan.start.labels:
+        none, note = torch.empty(0, dtype=torch.int64), {"seconds": 0.0, "entropy": None, "bias": None}
+        place.save_question(0, none, note)
+        return replace(state, question=none, note=note)
     candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
     note: dict[str, Any] = {"evaluations": 0}
     if not first and "teacher" in needs_of(plan.acquisition):
@@ -153,6 +157,8 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     """Get the question answered, now or, by AwaitingLabels, later."""
     started, question = time.perf_counter(), _there(state.question)
     oracle: Any = plan.oracle
+    if not len(question):
+        return replace(state, answers=question)
     if isinstance(oracle, Hidden):
         oracle = replace(oracle, labels=data.hidden)
     elif isinstance(oracle, InFolder):
@@ -197,7 +203,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     number, scratch = state.round, place.round(state.round)
     question, answers, note = _there(state.question), _there(state.answers), state.note or {}
     before = len(state.pool.classes)
-    of_classes = bias_of_classes(data.hidden, question, state.pool.candidates)  # for the reader alone
+    of_classes = bias_of_classes(data.hidden, question, state.pool.candidates) if len(question) else {}  # for readers
     relabelled = place.relabelled(number)
     changed = int((state.pool.labels[relabelled[0]] != relabelled[1]).sum())
     state = reveal(plan, with_new_classes(state, data, place), relabelled)
@@ -215,17 +221,20 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     fresh, seed = initial(plan, data, classes), stream(plan.seed, "fit", number)
     unlabelled = left_over(state.pool, labelled.examples)
     used = unlabelled if recipe.pool is None else unlabelled[recipe.pool.drawn(len(unlabelled), seed)]
-    trained = fit(
-        recipe,
-        labelled.examples,
-        state.pool.images.at_rest(used) if recipe.looks_at_the_pool else None,  # `fit` alone holds them
-        previous.widened(fresh) if recipe.warm_start else fresh,
-        monitor_of(plan, labelled, number),
-        seed,
-        fresh=lambda number: initial(plan, data, classes, number).model,
-        checkpoint=scratch / "training.safetensors",
-        what=f"round {number} of {plan.rounds}: training",
-    )
+    goes_on = recipe.warm_start or (number == 0 and plan.start.weights)
+    trained = previous
+    if number or plan.trains_at_start:
+        trained = fit(
+            recipe,
+            labelled.examples,
+            state.pool.images.at_rest(used) if recipe.looks_at_the_pool else None,  # `fit` alone holds them
+            previous.widened(fresh) if goes_on else fresh,
+            monitor_of(plan, labelled, number),
+            seed,
+            fresh=lambda number: initial(plan, data, classes, number).model,
+            checkpoint=scratch / "training.safetensors",
+            what=f"round {number} of {plan.rounds}: training",
+        )
     times = {
         "choose": note["seconds"] + adding,
         "label": note.get("answering", 0.0),
@@ -237,6 +246,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden),
         "gradient_evaluations": trained.evaluations + note.get("evaluations", 0),
     }
+    if number and data.known is not None:
+        row["against_before"] = against_before(data, previous.model, trained.model)
     row["times"] = times | {"evaluate": row.pop("seconds") + note.get("describing", 0.0)}
     row["seconds"] = sum(row["times"].values())
     bias = note.get("bias")
@@ -248,7 +259,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     trained.save(scratch / "model.safetensors")
     place.save_query(number, question, answers, classes)
     names = [classes[label] if label >= 0 else "–" for label in answers.tolist()]
-    contact_sheet(scratch / "query.png", data.images, question, names, most=60)
+    if len(question):
+        contact_sheet(scratch / "query.png", data.images, question, names, most=60)
     place.save_history([*state.history, row])
     tidy(scratch)
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
@@ -392,7 +404,7 @@ def additions(
 
 def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     """The state and the model that a run folder holds; those of a fresh run where it holds none."""
-    state, history = State(Pool.unlabelled(data.images, data.classes)), tuple(place.history())
+    state, history = State(data.pool), tuple(place.history())
     for number in range(len(history)):
         asked = place.question(number)
         answers = None if asked is None else place.answers(number, asked[0])
@@ -405,7 +417,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         )
         tidy(place.round(number))  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
-    trained = initial(plan, data, state.pool.classes)
+    trained = initial(plan, data, state.pool.classes) if history else beginning(plan, data)
     if history:
         examples = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta).examples
         objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective
@@ -427,6 +439,11 @@ def initial(plan: Plan, data: Data, classes: tuple[str, ...] | None = None, numb
     seed = stream(plan.seed, "restart", number) if number else plan.seed
     model = plan.network(data.images.shape, len(classes or data.classes), seed)
     return Trained(channels_last(model.to(device_of(plan.device)), data.images.shape).eval())
+
+
+def beginning(plan: Plan, data: Data) -> Trained:
+    """What round 0 starts from: `initial`, or the weights that the plan names."""
+    return Trained(channels_last(plan.first_model(data).to(device_of(plan.device)), data.images.shape).eval())
 
 
 def tidy(folder: Path) -> None:

@@ -31,7 +31,7 @@ class Labelled:
     Args:
         examples: for training.
         validation: images at rest and labels, or None where there are none.
-        counts: how many labels of each kind, for the metrics.
+        counts: how many labels of each kind, for the metrics; "known", which cost nothing, where there are any.
     """
 
     examples: Examples
@@ -66,16 +66,17 @@ class Labelled:
             free = min(plan.validation.images, len(data.validation))
             validation = (data.validation.images.at_rest(torch.arange(free)), data.validation.labels[:free])
         refused = int((pool.labels < -1).sum())
+        known = 0 if data.known is None else int((data.known >= 0).sum())
         counts = {
-            "training": len(training),
+            "training": len(training) - known,
             "validation": len(answered),
             "meta": len(meta),
             "repeated": repeated,
             "skipped": refused,
-            "bought": len(training) + len(answered) + len(meta) + refused + repeated,
+            "bought": len(training) - known + len(answered) + len(meta) + refused + repeated,
             "free_validation": free,
         }
-        return cls(examples, validation, counts)
+        return cls(examples, validation, counts | ({"known": known} if known else {}))
 
 
 def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Module, int], float] | None:
@@ -166,6 +167,21 @@ def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str,
             name = name_of(attack, plan.threat)
             found[name] = under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {name}")
     return found
+
+
+def against_before(data: Data, before: nn.Module, after: nn.Module) -> dict[str, float] | None:
+    """What a training changed on the test images as they are; None without any. Shares in [0, 1].
+
+    Returns:
+        "forgotten": of the images that the model had right before, how many it has wrong now; "learned": of those that
+        it had wrong, how many it has right.
+    """
+    if data.test is None:
+        return None
+    inputs, labels = data.test.images.at_rest(torch.arange(len(data.test))), data.test.labels
+    was, now = (clean(model, inputs, labels).correct for model in (before, after))
+    shares = {"forgotten": (was & ~now, was), "learned": (~was & now, ~was)}
+    return {name: int(some.sum()) / max(int(of.sum()), 1) for name, (some, of) in shares.items()}
 
 
 def describe_query(candidates: Candidates, question: Tensor) -> dict[str, list[float]]:

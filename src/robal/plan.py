@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from robal.acquisition import DRE, Acquisition, Score, needs_of, proxy_in
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
-from robal.datasets import known_name, load
+from robal.datasets import Dataset, known_name, load
 from robal.errors import InputError
-from robal.networks import Architecture, LeNet5
+from robal.networks import Architecture, LeNet5, load_weights
+from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
 from robal.threats import Linf, Threat, with_threat
@@ -53,6 +55,10 @@ class Source:
         imbalance: how many times as many images the pool has of its most frequent class as of its rarest, at least 1;
             which class is which is drawn by `seed`. Test and validation stay as they are. See `Data.imbalanced`.
         profile: from most to least frequent, "exponential", or "step": the second half of the classes is rare.
+        train: the labelled images that the model has been trained on, named as `name` is. The pool is then `name`'s
+            images beside them, and their labels are known and cost nothing; see `robal.new_images.beside`. "": none.
+        test: labelled images to test on, where `train` is given; "": as `beside` finds them.
+        apart: the share of `name`'s images that is tested on where `beside` draws them, in (0, 1).
     """
 
     name: str = "digits"
@@ -66,8 +72,17 @@ class Source:
     seed: int = 0
     imbalance: float = 1.0
     profile: Literal["exponential", "step"] = "exponential"
+    train: str = ""
+    test: str = ""
+    apart: float = 0.5
 
     def __post_init__(self) -> None:
+        if not 0 < self.apart < 1:
+            raise InputError(f"data.apart is a share, in (0, 1); {self.apart} came")
+        if self.test and not self.train:
+            raise InputError("data.test goes with data.train, the images that a model was trained on")
+        if self.train and self.imbalance > 1:
+            raise InputError("data.imbalance makes a pool without known labels; leave it out beside data.train")
         if not 1 <= self.imbalance < float("inf"):
             raise InputError(f"data.imbalance is a factor, at least 1; {self.imbalance} came")
         if self.profile not in ("exponential", "step"):
@@ -76,6 +91,8 @@ class Source:
     def load(self) -> Data:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
         dataset = load(self.name, self.folder or None, resize=self.resize)
+        if self.train:
+            return self._beside(dataset)
         data = Data.from_dataset(
             dataset,
             seed=self.seed,
@@ -88,12 +105,28 @@ class Source:
             data = data.imbalanced(self.imbalance, self.profile, self.seed)
         return replace(data, classes=self.classes) if self.classes and not data.classes else data
 
+    def _beside(self, new: Dataset) -> Data:
+        named = {self.name: new}
+        for name in (self.train, self.test):
+            if name and name not in named:
+                named[name] = load(name, self.folder or None, resize=self.resize)
+        trained_on, tests = named[self.train], named[self.test] if self.test else None
+        if self.train_images is not None:
+            few = slice(self.train_images)
+            trained_on = replace(trained_on, images=trained_on.images[few], labels=trained_on.labels[few])
+        return beside(trained_on, new, tests, self.apart, self.seed)
+
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""
         folder = str(Path(self.folder).expanduser().resolve()) if self.folder else ""
-        is_path = known_name(self.name) is None and Path(self.name).expanduser().exists()
-        name = str(Path(self.name).expanduser().resolve()) if is_path else self.name
-        return replace(self, folder=folder, name=name)
+        name, train, test = (_located(one) for one in (self.name, self.train, self.test))
+        return replace(self, folder=folder, name=name, train=train, test=test)
+
+
+def _located(name: str) -> str:
+    """The absolute path of a data set that is a path; any other name as it is."""
+    is_path = name and known_name(name) is None and Path(name).expanduser().exists()
+    return str(Path(name).expanduser().resolve()) if is_path else name
 
 
 @dataclass(frozen=True)
@@ -101,16 +134,19 @@ class Start:
     """The first labels, drawn at random, and how the first model is trained on them.
 
     Args:
-        labels: how many.
+        labels: how many; 0 where `data.train` brings labels: round 0 then asks nothing.
         recipe: of round 0. DRE's protocol starts from natural training.
+        weights: a safetensors file of the network's tensors, or a run's model.safetensors, that the first model starts
+            from. Without first labels it is the first model as it is, and `recipe` is left aside.
     """
 
     labels: int = 50
     recipe: Recipe = Recipe(Natural(), epochs=30, batch_size=50)
+    weights: str = ""
 
     def __post_init__(self) -> None:
-        if self.labels < 2:
-            raise InputError(f"a run starts from at least two labels; {self.labels} came")
+        if self.labels < 2 and self.labels != 0:
+            raise InputError(f"a run starts from at least two labels, or from none; {self.labels} came")
 
 
 @dataclass(frozen=True)
@@ -309,13 +345,30 @@ class Plan:
             return self.meta.answers
         return 7 if isinstance(self.oracle, Hidden) and self.oracle.noise else 1
 
+    @property
+    def trains_at_start(self) -> bool:
+        """Whether round 0 trains: not where it is given a model and buys no label."""
+        return bool(self.start.labels or not self.start.weights)
+
+    def first_model(self, data: Data) -> nn.Module:
+        """What round 0 starts from: the network's initial weights, a function of the seed, or those of `start`.
+
+        Raises:
+            InputError, DataError: as `robal.networks.load_weights`.
+        """
+        model = self.network(data.images.shape, len(data.classes), self.seed)
+        if self.start.weights:
+            load_weights(model, Path(self.start.weights))
+        return model
+
     def apart(self, asked: int) -> tuple[int, int]:
         """Of so many answers, how many go to validation, and how many to the meta set."""
         return round(self.validation.bought_share * asked), round(self.meta_share * asked)
 
     def located(self) -> Plan:
-        """The same plan with absolute paths to its data."""
-        return replace(self, data=self.data.located())
+        """The same plan with absolute paths to its data and its first weights."""
+        weights = str(Path(self.start.weights).expanduser().resolve()) if self.start.weights else ""
+        return replace(self, data=self.data.located(), start=replace(self.start, weights=weights))
 
     def with_threats(self) -> Plan:
         """The same plan with its threat in every part that names none."""
@@ -348,15 +401,21 @@ class Plan:
                 f"at least two classes are needed; there are {len(data.classes)}. "
                 "For images without labels, name them: data.classes='[cat, dog]'"
             )
-        if self.budget > len(data.images):
+        candidates = data.pool.candidates
+        if self.budget > len(candidates):
             raise InputError(
                 f"the plan asks for {self.budget} labels ({self.start.labels} at the start, {self.rounds} rounds of "
-                f"{self.per_round}) and the pool holds {len(data.images)} images; lower rounds or per_round"
+                f"{self.per_round}) and the pool holds {len(candidates)} images; lower rounds or per_round"
             )
-        if isinstance(self.oracle, Hidden) and (data.hidden is None or bool((data.hidden < 0).any())):
-            unknown = len(data.images) if data.hidden is None else int((data.hidden < 0).sum())
+        if self.start.labels == 0 and data.known is None:
             raise InputError(
-                f"{unknown} of {len(data.images)} images have no held-back label to simulate an annotator with; "
+                "start.labels=0 needs labels that are known from the beginning: name what the model was trained on by "
+                "data.train, or buy first labels"
+            )
+        if isinstance(self.oracle, Hidden) and (data.hidden is None or bool((data.hidden[candidates] < 0).any())):
+            unknown = len(candidates) if data.hidden is None else int((data.hidden[candidates] < 0).sum())
+            raise InputError(
+                f"{unknown} of {len(candidates)} images have no held-back label to simulate an annotator with; "
                 "use oracle=CSVFile and fill in the labels yourself"
             )
         if "snapshots" in needs_of(self.acquisition):
@@ -369,6 +428,7 @@ class Plan:
         beside = proxy_in(self.acquisition)
         for network in (self.network, *([] if beside is None else [beside.network])):
             network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
+        self.first_model(data)
         if self.meta_share and self.meta_answers > 1 and not isinstance(self.oracle, Hidden):
             raise InputError(
                 f"meta.answers={self.meta_answers} is for the simulated oracle; {type(self.oracle).__name__} asks "
@@ -384,13 +444,17 @@ class Plan:
         flips = isinstance(self.oracle, Hidden) and self.oracle.noise > 0 and self.oracle.kind == "flip2"
         if flips and len(data.classes) < 3:
             raise InputError(f"oracle.kind=flip2 needs three classes; there are {len(data.classes)}")
+        if self.relabel is not None and data.known is not None:
+            raise InputError(
+                "relabel looks at bought labels alone, and data.train brings others; leave one of them out"
+            )
         (at_start, meta), (later, _) = self.apart(self.start.labels), self.apart(self.per_round)
         if self.meta_share and meta < 1:
             raise InputError(
                 f"{self.start.labels} first labels have no share for the meta set (meta.share={self.meta_share}) that "
                 "the objective learns from; raise meta.share or start.labels"
             )
-        if self.start.labels - at_start - meta < 2:
+        if self.start.labels and self.start.labels - at_start - meta < 2:
             raise InputError(
                 f"of {self.start.labels} first labels {at_start} are for validation and {meta} for the meta set, which "
                 "leaves fewer than two to train on; lower the shares or raise start.labels"
@@ -403,7 +467,7 @@ class Plan:
             )
         share = self.validation.bought_share
         free = share == 0 and data.validation is not None and self.validation.images > 0
-        at_once = self.start.recipe.keep == "best" and at_start == 0
+        at_once = self.start.recipe.keep == "best" and at_start == 0 and self.trains_at_start
         if not free and (at_once or (self.recipe.keep == "best" and at_start + later == 0)):
             raise InputError(
                 'recipe.keep="best" chooses by validation images and there are none; '

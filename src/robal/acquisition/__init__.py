@@ -8,6 +8,7 @@ from robal.acquisition.boundary import BoundaryEnriched, boundary_enriched
 from robal.acquisition.by_proxy import ByProxy, proxy_in
 from robal.acquisition.ceal import CEAL
 from robal.acquisition.coreset import CoreSet, k_center_greedy
+from robal.acquisition.crafted import Crafted
 from robal.acquisition.dfal import DFAL
 from robal.acquisition.disagreement import Disagreement
 from robal.acquisition.distance import FGSMBisection, LinearisedDistance, LogitMargin
@@ -16,6 +17,7 @@ from robal.acquisition.egl import EGL
 from robal.acquisition.entropy_mix import EntropyMix
 from robal.acquisition.estimators import query
 from robal.acquisition.exclude_hard import ExcludeHard
+from robal.acquisition.first_order import BEST, KMST, FirstOrderLoss
 from robal.acquisition.input_gradient import LowInputGradient
 from robal.acquisition.mcp import MCP, mcp
 from robal.acquisition.novelty import FeatureNovelty, feature_novelty
@@ -23,6 +25,7 @@ from robal.acquisition.of_teacher import OfTeacher
 from robal.acquisition.probcover import ProbCover, probcover
 from robal.acquisition.random import Random
 from robal.acquisition.screened import Screened
+from robal.acquisition.surprise import DistanceSurprise, LikelihoodSurprise
 from robal.acquisition.typiclust import TypiClust, typiclust
 from robal.acquisition.uncertainty import DeepGini, LeastConfidence, Margin, MaxEntropy
 from robal.acquisition.wrappers import BalancedByPrediction, Mix, Subsample
@@ -30,10 +33,12 @@ from robal.acquisition.wrappers import BalancedByPrediction, Mix, Subsample
 __all__ = [
     "BADGE",
     "BALD",
+    "BEST",
     "CEAL",
     "DFAL",
     "DRE",
     "EGL",
+    "KMST",
     "MCP",
     "Acquisition",
     "AdversarialEntropy",
@@ -41,14 +46,18 @@ __all__ = [
     "BoundaryEnriched",
     "ByProxy",
     "CoreSet",
+    "Crafted",
     "DeepGini",
     "Disagreement",
+    "DistanceSurprise",
     "DropOutEntropy",
     "EntropyMix",
     "ExcludeHard",
     "FGSMBisection",
     "FeatureNovelty",
+    "FirstOrderLoss",
     "LeastConfidence",
+    "LikelihoodSurprise",
     "LinearisedDistance",
     "LogitMargin",
     "LowInputGradient",
@@ -104,4 +113,9 @@ ALIASES = {
     "typiclust": "TypiClust",
     "probcover": "ProbCover",
     "DFM": "FeatureNovelty",
+    "LSA": "LikelihoodSurprise",
+    "DSA": "DistanceSurprise",
+    "FOL": "FirstOrderLoss",
+    "KM-ST": "KMST",
+    "BE-ST": "BEST",
 }

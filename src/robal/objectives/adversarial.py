@@ -24,7 +24,7 @@ class Adversarial:
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
         weight_radius: adversarial weight perturbation, see `robal.objectives.awp`; 0: none.
 
-    Images without labels are not used.
+    Images without labels are not used. What was crafted once and for all (`Batch.crafted`) is not attacked again.
 
     Source: Madry et al., ICLR 2018, arXiv 1706.06083; inside active learning: Guo et al., arXiv 2112.02542, eq. 3.
     """
@@ -47,6 +47,8 @@ class Adversarial:
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
         moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
+        if batch.crafted is not None:
+            moved = torch.where(batch.crafted.view(-1, 1, 1, 1), batch.inputs, moved)
         return at_hardest_weights(
             model,
             lambda forward: cross_entropy(forward(moved), batch, self.label_smoothing),

@@ -24,6 +24,8 @@ class Batch:
         weights: [B] float32; the trainer multiplies the losses by them.
         unlabelled: [U, C, H, W] images without labels, or None.
         targets: [B, K] float32, probabilities of the classes that take the place of `labels`, or None.
+        crafted: [B] bool, examples of the kind "crafted": adversarial examples, which `Adversarial` does not attack
+            again; or None where there is none.
     """
 
     inputs: Tensor
@@ -31,6 +33,7 @@ class Batch:
     weights: Tensor
     unlabelled: Tensor | None = None
     targets: Tensor | None = None
+    crafted: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,8 @@ def batches(
     recipe: Recipe, examples: Examples, unlabelled: Tensor | None, order: torch.Generator, device: torch.device
 ) -> Iterator[Batch]:
     """One epoch. With pool training each batch holds `recipe.pool.share` of bought examples, both kinds going round."""
+    crafted = examples.kind == Examples.KINDS.index("crafted")
+    has_crafted = bool(crafted.any())
     for chosen in _chosen(recipe, examples, order):
         beside = None
         if unlabelled is not None:
@@ -35,6 +37,7 @@ def batches(
             examples.weight[chosen].to(device),
             beside,
             None if examples.targets is None else examples.targets[chosen].to(device),
+            crafted[chosen].to(device) if has_crafted else None,
         )
 
 
