@@ -42,6 +42,7 @@ GROUPS: list[tuple[str, ...]] = [
     ("report",),
     ("labelling",),
     ("presets",),
+    ("retraining",),
     ("studies",),
     ("cli",),
 ]

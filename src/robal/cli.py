@@ -564,6 +564,190 @@ def select_command(
     print(f"{n} of {chosen.candidates} images chosen by {chosen.by}: {out}, and to look at: {sheet}")
 
 
+@app.command(name="rank")
+def rank_command(
+    *,
+    model: str,
+    images: str,
+    weights: Path | None = None,
+    by: str = "DeepGini",
+    train: str | None = None,
+    out: Path = Path("order.csv"),
+    classes: str | None = None,
+    labelled: tuple[Path, ...] = (),
+    resize: int | None = None,
+    threat: str | None = None,
+    seed: int = 0,
+    data: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Order images so that a tester who looks at them in turn finds a model's faults early; no training.
+
+    Writes a CSV file of all images in order, and beside it a picture of the first ones. Where labels are known, the
+    faults are marked, APFD is printed (1 is best, 0.5 a random order), and a second picture shows faults found against
+    images looked at.
+
+    For example:
+
+    - `robal rank --model my_networks:build --weights w.safetensors --images tests/ --out order.csv`
+    - `robal rank --model LeNet5 --weights w.safetensors --images mnist --data ~/data`
+    - `robal rank --model LeNet5 --weights w.safetensors --images new/ --train mnist --by DistanceSurprise`
+    - `robal rank --model LeNet5 --weights w.safetensors --images new.npz --by FirstOrderLoss --threat linf:0.3`
+
+    Parameters
+    ----------
+    model
+        The function that builds your network (`module:function`), or one of robal's networks. `--model LeNet5`
+    images
+        What to order: a known data set (its test split), a folder of images, or an .npz file. `--images tests/`
+    weights
+        A safetensors file of the network's tensors, or a run's model.safetensors. `--weights w.safetensors`
+    by
+        What orders them: any acquisition function, by name or as YAML. `--by Margin`
+    train
+        What the model was trained on, for surprise and core-set; a known data set, a folder or an .npz file.
+        `--train mnist`
+    out
+        The CSV file to write. `--out order.csv`
+    classes
+        How many classes, or their names, where the images do not say. `--classes 10`, `--classes cat,dog`
+    labelled
+        A CSV file with columns index and label, for images that carry no label of their own. May be given several
+        times. `--labelled labels.csv`
+    resize
+        Height and width in pixels to resize the images to. `--resize 32`
+    threat
+        What the adversary may do, for methods that attack. `--threat linf:8/255`
+    seed
+        Equal seeds give equal orders. `--seed 1`
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data. `--data ~/data`
+    device
+        Where the model runs. `--device cuda`
+    """
+    from robal.progress import display
+    from robal.retraining import rank_from_files
+
+    with display():
+        ranking = rank_from_files(
+            model,
+            images,
+            out,
+            weights=weights,
+            by=by,
+            train=train,
+            classes=classes,
+            labelled=labelled,
+            resize=resize,
+            threat=threat,
+            seed=seed,
+            folder=data,
+            device=device,
+        )
+    sheet, curve = ranking.save(out)
+    if weights is None and ":" not in model:
+        print(f"{model} without --weights knows nothing yet: this order says little", file=sys.stderr)
+    print(f"{len(ranking.indices):,} images ordered by {ranking.by}: {out}, and to look at: {sheet}")
+    found = ranking.figures
+    if found and found["apfd"] is not None:
+        print(
+            f"{found['faults']:,} faults in {found['images']:,} labelled images, "
+            f"{found['first_100']} in the first {min(100, len(ranking.faults))}; "
+            f"APFD {found['apfd']:.3f} (random order 0.5, best {found['best']:.3f}): {curve}"
+        )
+    elif found:
+        print(f"no fault in {found['images']:,} labelled images")
+
+
+@app.command(name="retrain")
+def retrain_command(
+    *settings: str,
+    model: str,
+    train: str,
+    images: str,
+    weights: Path | None = None,
+    budget: str = "1%",
+    acquisition: str = "DRE",
+    threat: str | None = None,
+    test: str | None = None,
+    preset: str = "retrain",
+    resize: int | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Make a model that you have robust: label a few new images, craft adversarial examples of them, train on.
+
+    The model is measured before and after, on images that cannot be chosen: a random half of the new ones where all
+    their labels are held, else the test images of what it was trained on, or what --test names. A run folder like any
+    other: killed, `robal resume` goes on; `robal report` shows it. Where labels are missing, it stops with a CSV file
+    to fill in (oracle=Page for a page in the browser).
+
+    For example:
+
+    - `robal retrain --model LeNet5 --weights w.safetensors --train mnist --images new/ --threat linf:0.3 --budget 1%`
+    - `robal retrain --model my_networks:build --weights w.safetensors --train photos/ --images new/`
+    - `robal retrain ... --acquisition KMST recipe.epochs=10 --out runs/retrained`
+    - `robal retrain ... oracle=Page --out runs/mine`, then `robal label runs/mine`, and `robal resume runs/mine`
+
+    Parameters
+    ----------
+    settings
+        Further settings of the plan, key=value; `robal presets retrain` shows all. `recipe.epochs=10`
+    model
+        The function that builds your network (`module:function`), or one of robal's networks. `--model LeNet5`
+    train
+        What the model was trained on, with labels: a known data set, a folder of images by class, or an .npz file.
+        `--train mnist`
+    images
+        The new images: a folder, an .npz file, or a known data set; the same name as --train means its test split.
+        `--images new/`
+    weights
+        The model: a safetensors file of the network's tensors, or a run's model.safetensors; without it one is trained
+        first. `--weights w.safetensors`
+    budget
+        How many images to label, or which share of the new ones. `--budget 200`, `--budget 1%`
+    acquisition
+        Which ones: any acquisition function, by name or as YAML. `--acquisition KMST`
+    threat
+        What the adversary may do; else linf:0.2. `--threat linf:8/255`
+    test
+        Labelled images to measure on: a known data set, a folder by class, or an .npz file. `--test tests/`
+    preset
+        Where the other settings come from. `--preset retrain`
+    resize
+        Height and width in pixels to resize all images to. `--resize 32`
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data. `--data ~/data`
+    out
+        The run folder; else a name made of the plan, under runs/. `--out runs/retrained`
+    seed
+        Names all random streams. `--seed 1`
+    json
+        Print one JSON object a round, and nothing else, on standard output. `--json`
+    """
+    from robal.plans import default_folder
+    from robal.retraining import retraining_plan
+
+    plan, found = retraining_plan(
+        model,
+        train,
+        images,
+        weights=weights,
+        budget=budget,
+        acquisition=acquisition,
+        threat=threat,
+        test=test,
+        resize=resize,
+        folder=data,
+        seed=seed,
+        preset=preset,
+        settings=settings,
+    )
+    _carry_out(plan, found, out or default_folder(plan), json)
+
+
 @app.command(name="evaluate")
 def evaluate_command(
     *,

@@ -59,6 +59,7 @@ class Data:
         about: a sentence that says how the split was made.
         known: [N] int64, labels of the pool that are known from the beginning and cost nothing, -1 elsewhere: the
             images that a model to be retrained was trained on. None: no label is.
+        tests_new: whether the test images are a share of the new ones, beside those that are known.
     """
 
     images: Images
@@ -69,6 +70,7 @@ class Data:
     name: str
     about: str
     known: Tensor | None = None
+    tests_new: bool = False
 
     def __post_init__(self) -> None:
         if self.known is not None:

@@ -114,12 +114,12 @@ def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFold
 def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
     """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
     started, first = time.perf_counter(), state.round == 0
-    if first and not plan.start.labels:
-        none, note = torch.empty(0, dtype=torch.int64), {"seconds": 0.0, "entropy": None, "bias": None}
-        place.save_question(0, none, note)
-        return replace(state, question=none, note=note)
-    candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
     note: dict[str, Any] = {"evaluations": 0}
+    if first and not plan.start.labels:
+        nothing, note = torch.empty(0, dtype=torch.int64), {"seconds": 0.0, "entropy": None, "bias": None}
+        place.save_question(0, nothing, note)
+        return replace(state, question=nothing, note=note)
+    candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
     if not first and "teacher" in needs_of(plan.acquisition):
         beside = previous.teacher
         if beside is None:

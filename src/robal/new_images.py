@@ -48,7 +48,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     if not len(before):
         raise InputError(f"{trained_on.name} has no labelled image, and a model was trained on some")
     test, how = _tests(trained_on, new, tests, is_one)
-    if test is None and len(after) > 1 and bool((after.labels >= 0).all()):
+    tests_new = test is None and len(after) > 1 and bool((after.labels >= 0).all())
+    if tests_new:
         drawn = torch.randperm(len(after), generator=generator(seed, "data", "apart"))
         count = min(max(round(apart * len(after)), 1), len(after) - 1)
         test, after = after.only(drawn[:count].sort().values), after.only(drawn[count:].sort().values)
@@ -76,6 +77,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         f"{new.name}: {len(after):,} images to choose from, beside {len(before):,} of {trained_on.name} that the model "
         f"was trained on; {how}.",
         known,
+        tests_new,
     )
 
 

@@ -132,11 +132,16 @@ def built_network(name: str, weights: Path | None, images: Tensor, classes: int,
 
 
 def check_out(out: Path, images: str) -> None:
-    """Refuse a place where the result cannot go, or would destroy something. Raises InputError."""
-    if out.suffix.lower() != ".csv" or (out.exists() and not out.is_file()):
-        raise InputError(f"--out names a .csv file, such as query.csv; the picture goes beside it. {out} came")
+    """As `check_place`, and refuse to write over labels. Raises InputError."""
+    check_place(out, images)
     if out.exists() and any(text for _, text in read_rows(out)):
         raise InputError(f"{out} holds labels, which would be lost; name another file by --out")
+
+
+def check_place(out: Path, images: str) -> None:
+    """Refuse a place where a CSV file and its picture cannot go. Raises InputError."""
+    if out.suffix.lower() != ".csv" or (out.exists() and not out.is_file()):
+        raise InputError(f"--out names a .csv file, such as query.csv; the picture goes beside it. {out} came")
     if Path(images).expanduser().is_dir() and Path(images).expanduser().resolve() in out.resolve().parents:
         raise InputError(f"{out} lies among the images, and its picture would become one of them; choose another place")
     out.parent.mkdir(parents=True, exist_ok=True)

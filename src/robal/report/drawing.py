@@ -97,7 +97,11 @@ def label(text: str, most: int = 40) -> str:
 
 
 def legend_above(axes: Axes, columns: int) -> None:
-    """The legend over the plot, at its left edge, where it covers nothing."""
+    """The legend over the plot, at its left edge, where it covers nothing; fewer columns where names are long."""
+    longest = max((len(str(name)) for name in axes.get_legend_handles_labels()[1]), default=0)
+    figure = axes.get_figure(root=True)
+    room = 13 * figure.get_figwidth() if figure else 60  # in letters
+    columns = max(1, min(columns, int(room) // (longest + 6)))
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, handlelength=1.6, columnspacing=1.4, borderpad=0.2
     )

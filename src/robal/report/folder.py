@@ -54,6 +54,9 @@ class Round:
     `pseudo_right` is the share of right ones among its pseudo-labels, where the truth is known. `taught` is of pool
     training, None where there was none. `bias`, by measure, is how unlike the pool the query was,
     in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
+    `wrong` and `auroc`: in a simulation, how many bought labels are wrong, and how well two scores tell them. `again`
+    and `changed`: labels asked for again in this round, and how many became others. `forgotten` and `learned`, of a
+    retraining: shares of the test images that the model before it had right, and wrong.
     """
 
     number: int
@@ -74,6 +77,12 @@ class Round:
     taught: Taught | None = None
     bias: Mapping[str, float] = field(default_factory=dict)
     boundary: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    wrong: int = 0
+    auroc: Mapping[str, float] = field(default_factory=dict)
+    again: int = 0
+    changed: int = 0
+    forgotten: float | None = None
+    learned: float | None = None
 
     @property
     def attack(self) -> str | None:
@@ -202,6 +211,8 @@ def _query(values: Mapping[str, Any], strip: bytes | None) -> Query | None:
     classes = tuple(whole(v) or 0 for v in sequence(values.get("classes")))
     images = whole(values.get("images"))
     images = sum(classes) if images is None else images
+    if images == 0:  # the round of a retraining that asks nothing
+        return None
     return Query(images, classes, _counts(values.get("answers")), edges, pool, chosen, strip)
 
 
@@ -219,6 +230,9 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         robust = _rates(attacked, dict.fromkeys(attacked, seen))
     labelled = whole(row.get("labelled")) or 0
     labels = _counts(row.get("labels"))
+    wrong, again = mapping(row.get("wrong_labels")), mapping(mapping(row.get("query")).get("again"))
+    told = {name: _share(value) for name, value in mapping(wrong.get("auroc")).items()}
+    against = mapping(row.get("against_before"))
     times = {phase: max(0.0, number(mapping(row.get("times")).get(phase)) or 0.0) for phase in PHASES}
     seconds = number(row.get("seconds"))
     return Round(
@@ -240,6 +254,12 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         pseudo_right=_share(mapping(row.get("kept")).get("pseudo_right")),
         taught=_taught(mapping(row.get("pool"))),
         bias=_bias(mapping(mapping(row.get("query")).get("bias"))),
+        wrong=whole(wrong.get("wrong")) or 0,
+        auroc={name: share for name, share in told.items() if share is not None},
+        again=whole(again.get("images")) or 0,
+        changed=whole(again.get("changed")) or 0,
+        forgotten=_share(against.get("forgotten")),
+        learned=_share(against.get("learned")),
     )
 
 

@@ -76,6 +76,7 @@ def view(record: RunRecord, drawings: Mapping[str, Drawing], index: int, prefix:
         "headline": words.headline(record),
         "cautions": words.cautions(record),
         "free": words.free_labels(record),
+        "findings": words.findings(record),
         "plan": words.plan_in_words(record),
         "chosen": words.component(record.plan.get("acquisition")),
         "tiles": tiles(record),

@@ -23,13 +23,13 @@ def attacks_of(records: Sequence[RunRecord]) -> tuple[str, ...]:
     return tuple(sorted({name for record in records for name in record.attacks}, key=lambda n: (is_auto_attack(n), n)))
 
 
-def _cell(rate: Rate | None) -> Text:
+def _cell(rate: Rate | None, between: str = " ") -> Text:
     if rate is None:
         return Text("–", style="dim")
     if rate.interval is None:
         return Text(f"{100 * rate.value:.1f}")
     low, high = rate.interval
-    return Text.assemble(f"{100 * rate.value:.1f}", (f" ({100 * low:.0f}–{100 * high:.0f})", "dim"))
+    return Text.assemble(f"{100 * rate.value:.1f}", (f"{between}({100 * low:.0f}–{100 * high:.0f})", "dim"))
 
 
 def table(folders: Sequence[Path]) -> Table:
@@ -55,11 +55,13 @@ def table(folders: Sequence[Path]) -> Table:
     several = len(records) > 1
     if several:
         shown.add_column("run", overflow="fold")
+    many = len(attacks) > 2  # then names and intervals take a second line, to fit a terminal
     for head in ("round", "labels", "accuracy", *attacks, "time"):
-        shown.add_column(Text(head), justify="right", no_wrap=True)
+        shown.add_column(Text(head), justify="right", no_wrap=not many)
     for record in records:
         for row in record.rounds:
-            rates = (_cell(row.accuracy), *(_cell(row.robust.get(attack)) for attack in attacks))
+            every = (row.accuracy, *(row.robust.get(attack) for attack in attacks))
+            rates = [_cell(rate, "\n" if many else " ") for rate in every]
             name = [Text(record.name)] if several else []
             shown.add_row(*name, str(row.number), f"{row.bought:,}", *rates, duration(row.seconds))
         shown.add_section()

@@ -122,6 +122,38 @@ def cautions(record: RunRecord) -> list[str]:
     return said + list(record.notes)
 
 
+def findings(record: RunRecord) -> list[str]:
+    """What the run found beside its headline: what retraining changed, and what became of wrong labels."""
+    row, said = record.last, list[str]()
+    if row is None:
+        return said
+    if row.forgotten is not None and row.learned is not None:
+        before, changes = record.rounds[0], []
+        for name, was, now in (
+            ("clean", before.accuracy, row.accuracy),
+            *((name, before.robust.get(name), rate) for name, rate in row.robust.items()),
+        ):
+            if was is not None and now is not None:
+                points = 100 * (now.value - was.value)
+                changes.append(f"{name} {100 * was.value:.1f} → {100 * now.value:.1f} % ({points:+.1f})")
+        said.append(
+            f"Before retraining → after it, on the same images, none of which could be chosen: {', '.join(changes)}."
+        )
+        said.append(
+            f"Of the test images that the model had right, {100 * row.forgotten:.1f} % are forgotten; of those that it "
+            f"had wrong, {100 * row.learned:.1f} % are learned."
+        )
+    if row.wrong:
+        which = {"loss": "the trained model's loss", "distrust": "what the objective learned of each label"}
+        told = [f"{value:.2f} by {which.get(name, name)}" for name, value in row.auroc.items()]
+        scores = f" The chance that a wrong one ranks above a right one (AUROC): {', '.join(told)}." if told else ""
+        said.append(f"Of the bought labels trained on, {row.wrong:,} are wrong in this simulation.{scores}")
+    again, changed = (sum(getattr(each, name) for each in record.rounds) for name in ("again", "changed"))
+    if again:
+        said.append(f"{again:,} labels that looked wrong were asked for again, and {changed:,} of them changed.")
+    return said
+
+
 def trained_beside(row: Round) -> str | None:
     """What was trained on that is no bought label: adversarial twins, pseudo-labelled images; None without any."""
     parts = []
@@ -186,9 +218,13 @@ def _choosing(plan: Mapping[str, Any]) -> list[str]:
     first = component(mapping(mapping(plan.get("start")).get("recipe")).get("objective") or "")
     how = f", and the first model is trained on them by {first}" if first else ""
     said = [f"The run starts from {start:,} random labels{how}."] if start is not None else []
+    if start == 0:
+        given = mapping(plan.get("start")).get("weights")
+        trained = f"trained by {first} on labels that are known" if first else "trained on labels that are known"
+        said = [f"No label is bought at the start: the first model is {'given' if given else trained}."]
     if plan.get("acquisition"):
-        asked = "each round" if rounds is None else f"in each of {rounds} rounds"
-        many = f"{whole(each):,} more images are" if whole(each) is not None else "More images are"
+        asked = "each round" if rounds is None else "in one round" if rounds == 1 else f"in each of {rounds} rounds"
+        many = f"{whole(each):,} {'more ' if start else ''}images are" if whole(each) is not None else "More images are"
         method = METHODS.get(str(mapping(plan["acquisition"]).get("name")))
         gloss = f", {method}" if method else ""
         said.append(

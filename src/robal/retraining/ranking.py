@@ -1,0 +1,194 @@
+"""Ordering a test set by expected fault: somebody's model, somebody's images, no training."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robal.acquisition import Acquisition, needs_of
+from robal.acquisition.acquisition import choose_with_scores
+from robal.candidates import Candidates
+from robal.datasets import Dataset, load
+from robal.errors import InputError
+from robal.files import write
+from robal.images import InMemory, unit
+from robal.new_images import in_classes
+from robal.plans import read_component
+from robal.pool import UNLABELLED, Pool
+from robal.records import contact_sheet
+from robal.report.drawing import INK, MUTED, SERIES, Drawing, canvas, draw, legend_above, style
+from robal.report.page import store
+from robal.retraining.faults import apfd, fault_curve
+from robal.seeds import generator
+from robal.selection import (
+    built_network,
+    check_place,
+    known_labels,
+    read_images,
+    read_labels,
+    renumbered,
+    snapshots_of,
+)
+from robal.threats import parse, with_threat
+
+_SHEET = 200  # images in the picture
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Images in the order in which a tester should look at them.
+
+    Args:
+        indices: [n] int64, positions in the data set, the likeliest fault first.
+        scores: [n] in that order, or None for a joint choice without scores.
+        predicted: [n] int64, what the model says of them.
+        labels: [n] int64, what is known, -1 elsewhere.
+        by: the name of what ordered them.
+        dataset: what was ordered.
+        classes: the K names.
+    """
+
+    indices: Tensor
+    scores: Tensor | None
+    predicted: Tensor
+    labels: Tensor
+    by: str
+    dataset: Dataset
+    classes: tuple[str, ...]
+
+    @property
+    def faults(self) -> Tensor:
+        """[known] bool, in order, of the images whose label is known: whether the model errs."""
+        known = self.labels >= 0
+        return (self.predicted != self.labels)[known]
+
+    @property
+    def figures(self) -> dict[str, float | int | None]:
+        """What an order is judged by; empty where no label is known."""
+        faults = self.faults
+        if not len(faults):
+            return {}
+        return {
+            "images": len(faults),
+            "faults": int(faults.sum()),
+            "apfd": apfd(faults),
+            "best": 1 - int(faults.sum()) / (2 * len(faults)) if bool(faults.any()) else None,
+            "first_100": int(faults[:100].sum()),
+        }
+
+    def save(self, path: Path) -> tuple[Path, Path | None]:
+        """Write the CSV file, beside it a PNG of the first images and, where labels are known, one of faults found.
+
+        Columns: order, index, file (where images are files), predicted, score (empty where there is none), true and
+        fault (1 or 0; both empty where no label is known). Returns the paths of the two pictures.
+        """
+        named, text = bool(self.dataset.files), io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["order", "index", *(["file"] if named else []), "predicted", "score", "true", "fault"])
+        scores = ["" for _ in self.indices] if self.scores is None else [f"{one:.6g}" for one in self.scores.tolist()]
+        rows = zip(self.indices.tolist(), self.predicted.tolist(), scores, self.labels.tolist(), strict=True)
+        for order, (index, predicted, score, label) in enumerate(rows):
+            file = [self.dataset.files[index]] if named else []
+            known = [self.classes[label], int(predicted != label)] if label >= 0 else ["", ""]
+            writer.writerow([order, index, *file, self.classes[predicted], score, *known])
+        write(path, text.getvalue())
+        sheet = path.with_suffix(".png")
+        titles = [self.classes[one] for one in self.predicted.tolist()]
+        contact_sheet(sheet, InMemory(self.dataset.images), self.indices, titles, most=_SHEET)
+        curve = None
+        if bool(self.faults.any()):
+            curve = path.with_name(f"{path.stem}-faults.png")
+            store(curve, drawing(self).png)
+        return sheet, curve
+
+
+def drawing(ranking: Ranking) -> Drawing:
+    """Faults found against images looked at, beside a random order and the best one there is."""
+    faults, curve = ranking.faults, fault_curve(ranking.faults)
+    looked, best = torch.arange(1, len(faults) + 1), faults.sort(descending=True, stable=True).values
+    with style():
+        figure = canvas(4.6, 3.0)
+        axes = figure.add_subplot()
+        axes.plot(looked, 100 * curve, color=SERIES[0], label=ranking.by)
+        axes.plot(looked, 100 * fault_curve(best), color=INK, linewidth=1, label="all faults first")
+        axes.plot(looked, 100 * looked / len(faults), color=MUTED, linewidth=1, linestyle="--", label="random order")
+        axes.set_xlabel("images looked at")
+        axes.set_ylabel("faults found [%]")
+        axes.set_xlim(0, len(faults))
+        axes.set_ylim(0, 102)
+        axes.grid(axis="y")
+        legend_above(axes, 3)
+        return draw("faults", f"Share of faults found against images looked at, in the order of {ranking.by}.", figure)
+
+
+def rank_from_files(
+    model: str,
+    images: str,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    by: str = "DeepGini",
+    train: str | None = None,
+    classes: str | None = None,
+    labelled: Sequence[Path] = (),
+    resize: int | None = None,
+    threat: str | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    device: str = "auto",
+) -> Ranking:
+    """`robal rank` as a function; its arguments are those of the command line, as text.
+
+    Raises:
+        PlanError, DataError, InputError, RunFolderError: each says what was expected, what came and what to do; before
+            anything is ordered, if `out` cannot be written.
+    """
+    check_place(out, images)
+    method = read_component(Acquisition, by, "by")
+    method = method if threat is None else with_threat(method, parse(threat))
+    if needs_of(method) - {"snapshots"}:
+        raise InputError(f"{type(method).__name__} needs {' and '.join(sorted(needs_of(method)))} beside the model")
+    known = None if train is None else load(train, folder, resize=resize)
+    said = classes if classes is not None or known is None else ",".join(known.classes)
+    dataset, names = read_images(images, folder, resize, said)
+    tested, labels = _tested(dataset, names, known is not None and images == train)
+    if not bool((labels >= 0).any()):
+        labels = known_labels(dataset, names, read_labels(labelled, names, dataset))
+    pixels, in_pool = tested.images, torch.full((len(tested),), UNLABELLED)
+    if known is not None:
+        if known.images.shape[1:] != pixels.shape[1:]:
+            raise InputError(
+                f"the images of {known.name} are {list(known.images.shape[1:])}, those to order "
+                f"{list(pixels.shape[1:])}: give a size for both by --resize"
+            )
+        parts = [pixels, known.images]
+        pixels = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
+        in_pool = torch.cat([in_pool, in_classes(known, known.labels, names)])
+    candidates = Candidates(
+        built_network(model, weights, tested.images, len(names), device),
+        Pool(InMemory(pixels), in_pool, names),
+        torch.arange(len(tested)),
+        snapshots=() if weights is None else snapshots_of(weights),
+    )
+    order, scores = choose_with_scores(method, candidates, len(tested), generator(seed, "rank"))
+    predicted = candidates.logits.argmax(1)[order]
+    return Ranking(order, scores, predicted, labels[order], type(method).__name__, tested, names)
+
+
+def _tested(dataset: Dataset, names: tuple[str, ...], is_trained_on: bool) -> tuple[Dataset, Tensor]:
+    """What is ordered, and its labels: a data set's test split, or all of it where it has none.
+
+    Raises:
+        InputError: where that is what the model was trained on.
+    """
+    if dataset.test_images is not None and dataset.test_labels is not None:
+        dataset = Dataset(dataset.name, dataset.test_images, dataset.test_labels, dataset.classes)
+    elif is_trained_on:
+        raise InputError(f"{dataset.name} has no test images: name others than the model was trained on by --images")
+    return dataset, renumbered(dataset.labels, dataset, names) if dataset.classes else dataset.labels
