@@ -1,0 +1,140 @@
+"""`robal rank` on a user's own network and folder: orders, files, figures, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_model
+from small_networks import SMALL, build
+
+from robal.cli import main
+from robal.datasets import load
+from robal.retraining import apfd, rank_from_files
+
+NAMES = ",".join("0123456789")
+
+
+@pytest.fixture
+def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def rank(*further: str) -> None:
+    model = () if "--model" in further else ("--model", SMALL)
+    with pytest.raises(SystemExit) as stop:
+        main(["rank", *model, "--weights", "weights.safetensors", "--resize", "8", *further])
+    if stop.value.code != 0:
+        raise stop.value
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_order_is_that_of_the_score_and_faults_are_marked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rank("--images", "new", "--classes", NAMES)
+    found = rows(here / "order.csv")
+    scores = [float(row["score"]) for row in found]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(int(row["index"]) for row in found) == list(range(80))
+    model = build((1, 8, 8), 10)
+    load_model(model, str(here / "weights.safetensors"))
+    for row in found:
+        with Image.open(here / "new" / row["file"]) as picture:
+            pixels = torch.from_numpy(np.array(picture)).view(1, 1, 8, 8) / 255
+        probs = model(pixels).softmax(1)[0]
+        assert float(row["score"]) == pytest.approx(1 - probs.square().sum().item(), abs=1e-4)
+        assert row["predicted"] == str(int(probs.argmax()))
+        assert row["true"] == Path(row["file"]).parent.name
+        assert row["fault"] == str(int(row["true"] != row["predicted"]))
+    faults = torch.tensor([row["fault"] == "1" for row in found])
+    said = capsys.readouterr().out
+    assert f"{int(faults.sum())} faults in 80 labelled images" in said
+    assert f"APFD {apfd(faults):.3f}" in said
+    assert (apfd(faults) or 0) > 0.6
+    for name in ("order.png", "order-faults.png"):
+        with Image.open(here / name) as picture:
+            assert min(picture.size) > 60
+
+
+def test_equal_commands_give_equal_files_and_another_seed_another_random_order(here: Path) -> None:
+    for name, seed in (("a.csv", "0"), ("b.csv", "0"), ("c.csv", "1")):
+        rank("--images", "held.npz", "--by", "Random", "--seed", seed, "--out", name)
+    first, again, other = ((here / name).read_bytes() for name in ("a.csv", "b.csv", "c.csv"))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("by", ["DistanceSurprise", "LSA", "CoreSet", "KMST", "Margin", "{name: DRE, bins: 5}"])
+def test_any_acquisition_function_orders(here: Path, by: str) -> None:
+    rank("--images", "held.npz", "--by", by, "--train", "old.npz", "--threat", "linf:0.1")
+    assert sorted(int(row["index"]) for row in rows(here / "order.csv")) == list(range(80))
+
+
+def test_what_was_trained_on_is_compared_with(here: Path) -> None:
+    settings: dict[str, Any] = {"weights": here / "weights.safetensors", "by": "DSA", "resize": 8}
+    alone = rank_from_files(SMALL, "held.npz", here / "a.csv", **settings)
+    beside = rank_from_files(SMALL, "held.npz", here / "b.csv", train="old.npz", **settings)
+    assert alone.scores is not None
+    assert beside.scores is not None
+    assert alone.scores.abs().max() == 0  # among themselves nothing surprises
+    assert beside.scores[0] > beside.scores[-1] > 0
+
+
+def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rank("--images", "flat", "--classes", "10")
+    assert "80 images ordered by DeepGini" in capsys.readouterr().out
+    assert {row["fault"] for row in rows(here / "order.csv")} == {""}
+    assert not (here / "order-faults.png").exists()
+    (here / "some.csv").write_text("index,label\n3,4\n5,skip\n7,1\n")
+    rank("--images", "flat", "--classes", "10", "--labelled", "some.csv")
+    assert sum(row["true"] != "" for row in rows(here / "order.csv")) == 2
+    assert "in 2 labelled images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        (("--images", "held.npz", "--by", "DeepGinni"), "did you mean 'DeepGini'"),
+        (("--images", "held.npz", "--out", "order.txt"), "--out names a .csv file"),
+        (("--images", "new", "--classes", NAMES, "--out", "new/order.csv"), "lies among the images"),
+        (("--images", "nowhere/"), "there is no folder nowhere"),
+        (("--images", "old.npz", "--train", "old.npz"), "name others than the model was trained on by --images"),
+        (("--images", "held.npz", "--by", "EntropyMix"), "EntropyMix needs teacher beside the model"),
+        (("--images", "held.npz", "--model", "LeNet5"), "LeNet5 takes images of at least 16x16, got 8x8"),
+        (("--images", "heap.npz"), "names no classes: give --classes 10"),
+    ],
+)
+def test_what_cannot_be_ordered_is_said(
+    here: Path, capsys: pytest.CaptureFixture[str], further: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        rank(*further)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_it_takes_little_more_than_the_forward_passes(here: Path) -> None:
+    """The bound is loose for a machine at work; `benchmarks/retraining.py` measures 60,000 images."""
+    from robal.networks import LeNet5
+
+    digits, model = load("digits"), LeNet5()((1, 28, 28), 10, 0).eval()
+    started = time.perf_counter()
+    with torch.no_grad():
+        for part in digits.images.split(256):
+            model(part.float() / 255)
+    passes = time.perf_counter() - started
+    started = time.perf_counter()
+    rank_from_files("LeNet5", "digits", here / "all.csv")
+    assert time.perf_counter() - started < 10 * passes + 2

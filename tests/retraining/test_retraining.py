@@ -1,0 +1,222 @@
+"""`robal retrain`: from a user's weights and folder in one command, before and after, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_networks import SMALL
+
+from robal.acquisition import Crafted, Margin
+from robal.cli import main
+from robal.errors import AwaitingLabels, InputError
+from robal.folder import RunFolder
+from robal.loop import load, run
+from robal.objectives import Natural
+from robal.oracles import CSVFile, Hidden
+from robal.plan import Source, Start
+from robal.plans import read_plan
+from robal.report import report
+from robal.retraining import retraining_plan
+from robal.threats import L2, Linf
+from robal.training import Recipe
+from tiny_runs import FORKS, outcome, tiny_plan
+
+QUICK = (
+    "recipe={epochs: 2, batch_size: 32, objective: {attack: {steps: 2}}}",
+    "acquisition={name: Crafted, inner: Margin, attack: {name: PGD, steps: 2}}",
+    "evaluation={images: 40, each_round: [{name: PGD, steps: 2}], at_end: []}",
+)
+
+
+@pytest.fixture
+def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def retrain(images: str, *further: str, train: str = "old.npz") -> int:
+    """Its exit code."""
+    given = ["--model", SMALL, "--weights", "weights.safetensors", "--train", train, "--images", images]
+    with pytest.raises(SystemExit) as stop:
+        main(["retrain", *given, "--threat", "linf:0.1", "--out", "run", *further])
+    return int(stop.value.code or 0)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return RunFolder(folder).history()
+
+
+def test_one_command_labels_crafts_trains_and_measures_before_and_after(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain("held.npz", "--budget", "10%", *QUICK) == 0
+    before, after = rows(here / "run")
+    assert [row["labels"]["bought"] for row in (before, after)] == [0, 8]  # 10 % of all 80, half of them are the test
+    assert before["labels"]["known"] == after["labels"]["known"] == 600
+    assert before["gradient_evaluations"] == 0
+    assert after["kept"]["crafted"] == 8
+    assert before["images"] == after["images"] == {"clean": 40, "PGD-2": 40}
+    assert set(after["against_before"]) == {"forgotten", "learned"}
+    given, first = load_file("weights.safetensors"), load_file("run/rounds/000/model.safetensors")
+    for name, tensor in given.items():
+        assert torch.equal(first[f"model:{name}"], tensor)
+    page = report([here / "run"]).read_text(encoding="utf-8")
+    assert "Before retraining → after it" in page
+    assert "No label is bought at the start: the first model is given." in page
+    assert "before retraining" in page
+    assert "40 of held, drawn at random, are the test" in capsys.readouterr().out
+
+
+def test_forgetting_is_counted_image_by_image(here: Path) -> None:
+    assert retrain("held.npz", "--budget", "5", *QUICK) == 0
+    plan = read_plan("run/plan.yaml")
+    data = plan.data.load()
+    assert data.test is not None
+    inputs, labels, right = data.test.images.batch(torch.arange(40), "cpu"), data.test.labels, []
+    for number in (0, 1):
+        model = plan.network(data.images.shape, 10, 0)
+        weights = load_file(f"run/rounds/00{number}/model.safetensors")
+        model.load_state_dict({name.removeprefix("model:"): value for name, value in weights.items()})
+        right.append(model.eval()(inputs).argmax(1) == labels)
+    told = rows(here / "run")[1]["against_before"]
+    assert told["forgotten"] == pytest.approx((right[0] & ~right[1]).sum().item() / right[0].sum().item())
+    assert told["learned"] == pytest.approx((~right[0] & right[1]).sum().item() / max((~right[0]).sum().item(), 1))
+
+
+def test_what_is_trained_on_is_the_known_the_bought_and_the_crafted(here: Path) -> None:
+    assert retrain("held.npz", "--budget", "5", *QUICK) == 0
+    plan = read_plan("run/plan.yaml")
+    state, _ = load(plan, plan.data.load(), RunFolder(here / "run"))
+    assert len(state.pool.labelled) == 605
+    assert state.kept.count("crafted") == 5
+    bought = state.pool.labelled[state.pool.labelled < 40]
+    assert sorted(state.kept.origin.tolist()) == bought.tolist()
+
+
+def test_a_folder_without_labels_waits_for_a_person(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("flat", "--budget", "3", "--test", "held.npz", *QUICK)
+    assert retrain(*arguments) == 3
+    assert "3 of 3 images wait for a label" in capsys.readouterr().err
+    asked = (here / "run" / "labels.csv").read_text().splitlines()
+    (here / "run" / "labels.csv").write_text("\n".join([asked[0], *(f"{row}7" for row in asked[1:])]))
+    with pytest.raises(SystemExit):
+        main(["resume", "run"])
+    assert [row["labels"]["bought"] for row in rows(here / "run")] == [0, 3]
+    assert rows(here / "run")[1]["query"]["classes"][7] == 3
+
+
+def test_without_labels_to_test_on_it_says_so_and_trains_all_the_same(here: Path) -> None:
+    plan, data = retraining_plan(SMALL, "old.npz", "flat", weights=Path("weights.safetensors"), settings=QUICK)
+    assert data.test is None
+    assert isinstance(plan.oracle, CSVFile)
+    with pytest.raises(AwaitingLabels):
+        run(plan, data, here / "run")
+    assert rows(here / "run")[0]["accuracy"] is None
+
+
+def test_without_weights_a_model_is_trained_first(here: Path) -> None:
+    plan, data = retraining_plan(SMALL, "old.npz", "held.npz", settings=(*QUICK, "start.recipe.epochs=3"))
+    state = run(plan, data, here / "run")
+    assert [row["labels"]["bought"] for row in state.history] == [0, 1]
+    assert state.history[0]["gradient_evaluations"] == 600 * 3 * 11
+
+
+def _carry_on(folder: Path, home: Path) -> None:
+    os.chdir(home)
+    plan = read_plan(str(folder.parent / "plan.yaml"))
+    run(plan, plan.data.load(), folder)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.7, 1.5])
+def test_killed_it_ends_as_if_it_had_not_been(here: Path, seconds: float) -> None:
+    plan, data = retraining_plan(SMALL, "old.npz", "held.npz", weights=Path("weights.safetensors"), settings=QUICK)
+    run(plan, data, here / "whole")
+    shutil.copy("whole/plan.yaml", "plan.yaml")
+    process = FORKS.Process(target=_carry_on, args=(here / "killed", here))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    run(plan, data, here / "killed")
+    assert outcome(here / "killed") == outcome(here / "whole")
+
+
+def test_the_options_are_fields_of_the_plan(here: Path) -> None:
+    given = {"weights": Path("weights.safetensors"), "threat": "linf:0.1", "budget": "7"}
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", acquisition="Margin", **given)  # type: ignore[arg-type]
+    assert isinstance(plan.acquisition, Crafted)
+    assert plan.acquisition.inner == Margin()
+    assert (plan.per_round, plan.rounds, plan.start.labels, plan.threat) == (7, 1, 0, Linf(0.1))
+    assert isinstance(plan.oracle, Hidden)
+    assert Path(plan.start.weights).is_absolute()
+    assert plan.evaluation.each_round[-1].threat == L2(0.2)  # 0.1 · √64 / 4
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", settings=("acquisition=Random", "rounds=2"), **given)  # type: ignore[arg-type]
+    assert type(plan.acquisition).__name__ == "Random"
+    assert plan.rounds == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "further", "said"),
+    [
+        ("held.npz", ("--budget", "0"), "--budget is a number of images, or a share of them such as 1%; '0' came"),
+        ("held.npz", ("--budget", "-3"), "'-3' came"),
+        ("held.npz", ("--budget", "2.5"), "'2.5' came"),
+        ("held.npz", ("--budget", "a few"), "'a few' came"),
+        ("held.npz", ("--budget", "nan%"), "'nan%' came"),
+        ("held.npz", ("--budget", "0.1%"), "0.1% of 80 images is less than one; raise --budget"),
+        ("held.npz", ("--budget", "100%"), "there are 40 to choose from: with all of them there is nothing to choose"),
+        ("held.npz", ("--acquisition", "Dre"), "did you mean"),
+        ("held.npz", ("per_round=3",), "by --budget, not by per_round"),
+        ("held.npz", ("--resize", "16"), "is of another network"),
+        ("held.npz", ("relabel={}",), "relabel looks at bought labels alone"),
+        ("old.npz", ("--test", "old.npz"), "old cannot be chosen from and tested on at once"),
+        ("nowhere/", (), "there is no folder nowhere"),
+        ("flat", ("oracle=Hidden", "--budget", "3"), "80 of 80 images have no held-back label"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_written(
+    here: Path, capsys: pytest.CaptureFixture[str], images: str, further: tuple[str, ...], said: str
+) -> None:
+    assert retrain(images, *further, *(QUICK[2:] if "--acquisition" in further else QUICK)) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "run" / "metrics.jsonl").exists()
+
+
+def test_a_model_that_does_not_fit_the_weights_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", "LeNet5", "--weights", "weights.safetensors", "--train", "digits", "--images", "digits"]
+    with pytest.raises(SystemExit) as stop:
+        main(["retrain", *given, "--out", "run"])
+    assert stop.value.code == 2
+    assert "is of another network: it lacks" in capsys.readouterr().err
+
+
+def test_no_first_labels_need_known_ones() -> None:
+    plan = tiny_plan("start.labels=0")
+    with pytest.raises(InputError, match=r"start.labels=0 needs labels that are known from the beginning"):
+        plan.check(plan.data.load())
+    for wrong, said in (
+        ("data={test: digits}", "data.test goes with data.train"),
+        ("data={train: digits, imbalance: 10}", "leave it out beside data.train"),
+        ("data={train: digits, apart: 1}", r"data.apart is a share, in \(0, 1\); 1.0 came"),
+        ("start.labels=1", "from at least two labels, or from none; 1 came"),
+    ):
+        with pytest.raises(Exception, match=said):
+            tiny_plan(wrong)
+
+
+def test_a_run_that_buys_labels_may_begin_from_weights(here: Path) -> None:
+    start = Start(4, Recipe(Natural(), epochs=1, batch_size=2), weights="weights.safetensors")
+    of_user = f"network={{name: Custom, factory: '{SMALL}'}}"
+    plan = read_plan(None, [*QUICK, "rounds=0", "validation.images=0", of_user])
+    plan = replace(plan, start=start, data=Source("held.npz", held_out_images=0))
+    state = run(plan, plan.data.load(), here / "run")
+    assert state.history[0]["labels"]["bought"] == state.history[0]["gradient_evaluations"] == 4
+    assert (state.history[0]["accuracy"] or 0) > 0.6  # four labels alone would not teach it that
