@@ -650,7 +650,7 @@ def rank_command(
     print(f"{len(ranking.indices):,} images ordered by {ranking.by}: {out}, and to look at: {sheet}")
     found = ranking.figures
     if found and found["apfd"] is not None:
-        early = f", {found['first_100']} of them in the first 100" if found["images"] > 100 else ""
+        early = f", {found['first_100']} of them in the first 100" if len(ranking.faults) > 100 else ""
         print(
             f"{found['faults']:,} faults in {found['images']:,} labelled images{early}; "
             f"APFD {found['apfd']:.3f} (random order 0.5, best {found['best']:.3f}): {curve}"

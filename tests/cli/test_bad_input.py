@@ -45,7 +45,7 @@ def nothing_begun(folder: Path) -> bool:
         (["recipe.optimiser.lrr=0.1"], "recipe.optimiser.lrr: unknown; did you mean 'lr'?"),
         (["per_round=0"], "needs per_round >= 1"),
         (["rounds=-1"], "rounds >= 0"),
-        (["start.labels=1"], "a run starts from at least two labels; 1 came"),
+        (["start.labels=1"], "a run starts from at least two labels, or from none; 1 came"),
         (["threat.eps=8"], "Divide by 255 if it counts grey levels"),
         (["validation.bought_share=0.5"], "bought_share in [0, 0.2]"),
         (["evaluation.at_end=[FGSM, FGSM]"], "FGSM is there twice"),
