@@ -1,0 +1,67 @@
+"""How long it takes to order 60,000 images: robal's `rank` against a plain loop of forward passes, in one process.
+
+    OMP_NUM_THREADS=1 python benchmarks/retraining.py --data DATA     # MNIST's training images, LeNet5, each in turn
+    python benchmarks/retraining.py --quick                           # digits
+
+The plain loop makes batches of 256 and keeps the logits: no order, no file. `rank` is timed whole but for reading the
+data set: forward passes, scores, order, and the CSV file with its two pictures. Target: 1.2 times the passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robal.datasets import load
+from robal.networks import LeNet5
+from robal.retraining import rank_from_files
+
+BY = ("DeepGini", "MaxEntropy", "Margin", "LogitMargin", "LinearisedDistance", "DistanceSurprise", "LikelihoodSurprise")
+
+
+def main() -> None:
+    """Read the command line, time everything in turn, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder with the data sets; else ROBAL_DATA")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="digits, once")
+    given = parser.parse_args()
+    dataset = load("digits" if given.quick else "mnist", given.data)
+    model = LeNet5()(tuple(dataset.images.shape[1:]), 10, 0).eval()  # type: ignore[arg-type]
+    plain: list[float] = []
+    whole: dict[str, list[float]] = {name: [] for name in BY}
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Path(folder) / "pool.npz"
+        known = Path(folder) / "known.npz"
+        np.savez(pool, images=dataset.images.squeeze(1).numpy(), labels=dataset.labels.numpy())
+        few = slice(0, 1_000)
+        np.savez(known, images=dataset.images[few].squeeze(1).numpy(), labels=dataset.labels[few].numpy())
+        started = time.process_time()
+        load(str(pool))
+        load(str(known))
+        reading = time.process_time() - started
+        for _ in range(1 if given.quick else given.repeats):
+            started = time.process_time()
+            with torch.no_grad():
+                torch.cat([model(part.float() / 255) for part in dataset.images.split(256)])
+            plain.append(time.process_time() - started)
+            for name in BY:
+                started = time.process_time()
+                train = str(known) if name.endswith("Surprise") else None
+                ranking = rank_from_files("LeNet5", str(pool), Path(folder) / "order.csv", by=name, train=train)
+                ranking.save(Path(folder) / "order.csv")
+                whole[name].append(time.process_time() - started - reading)
+    passes = statistics.median(plain)
+    print(f"| {len(dataset):,} images | processor seconds | of the plain passes ({passes:.2f} s) |\n|---|---|---|")
+    for name, seconds in whole.items():
+        print(f"| {name} | {statistics.median(seconds):.2f} | {statistics.median(seconds) / passes:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
