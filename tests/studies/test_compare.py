@@ -21,6 +21,8 @@ from robal.cli import main
 from robal.errors import FolderInUse, InputError, PlanError, RunFolderError
 from robal.loop import run
 from robal.studies import Local, Place, compare, forecast, read_text, study_report
+from robal.studies.forecast import _training, repeated
+from tiny_runs import tiny_plan
 
 
 def test_the_runs_of_a_grid_are_what_each_is_alone(tmp_path: Path) -> None:
@@ -240,6 +242,27 @@ def test_a_forecast_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     place = Place.begun(tmp_path / "out", said())
     carry_out(place)
     assert sum(run.seconds for run in forecast(said(), tmp_path / "out", 1)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("recipe.objective={name: FRL, steps: 2}", "meta.share=0.2", "oracle.noise=0"),
+        ("relabel={folds: 2, per_round: 3, recipe: {epochs: 2, batch_size: 10}}", "oracle.noise=0.2"),
+        ("data={train: digits}", "start.labels=0"),
+    ],
+    ids=["a meta set", "suspects", "known labels"],
+)
+def test_a_forecast_counts_what_a_run_will_have_spent(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    plan = tiny_plan("validation.images=0", "rounds=1", "evaluation.each_round=[]", "evaluation.at_end=[]", *settings)
+    data = plan.data.load()
+    state = run(plan, data, tmp_path / "run")
+    for number, row in enumerate(state.history):
+        counted = _training(plan, number, data)
+        assert counted == pytest.approx(row["gradient_evaluations"], rel=0.02), number
+    repeats = state.history[-1]["labels"]["repeated"]
+    assert repeats <= repeated(plan)
+    assert (repeated(plan) > 0) == ("relabel" in settings[0])
 
 
 def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:

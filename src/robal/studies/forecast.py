@@ -86,17 +86,37 @@ def _seconds_each(plan: Plan, data: Data) -> float:
 
 
 def _training(plan: Plan, number: int, data: Data) -> int:
-    """Gradient evaluations of a round's training, with what its epochs are chosen by."""
+    """Gradient evaluations of a round's training, of what its epochs are chosen by, and of a search for suspects."""
+    if number == 0 and not plan.trains_at_start:
+        return 0
     recipe: Recipe = (plan.start if number == 0 else plan).recipe
     bought = plan.start.labels + number * plan.per_round
-    training = recipe.budget or round(recipe.restarts * recipe.epochs * bought * recipe.objective.passes)
-    images = round(plan.validation.bought_share * bought)
+    apart = [sum(shares) for shares in zip(*(plan.apart(asked) for asked in _asked(plan, number)), strict=True)]
+    known = 0 if data.known is None else int((data.known >= 0).sum())
+    an_epoch = (bought - sum(apart) + known) * recipe.objective.passes + apart[1] * recipe.meta_passes
+    training = recipe.budget or round(recipe.restarts * recipe.epochs * an_epoch)
+    images = apart[0]
     if plan.validation.bought_share == 0 and data.validation is not None:
         images = min(plan.validation.images, len(data.validation))
     if images:  # to choose the epoch by, and for the metrics
         passes = plan.validation.attack.passes if plan.validation.measure == "robust" else 1
         training += images * passes * (1 + (recipe.restarts * recipe.epochs if recipe.keep == "best" else 0))
+    if plan.relabel is not None and number:  # each fold's model is trained on the others
+        asks, before = plan.relabel, bought - plan.per_round
+        each = asks.recipe.epochs * before * (asks.folds - 1) * asks.recipe.objective.passes
+        training += asks.folds * asks.recipe.budget if asks.recipe.budget else each
     return training
+
+
+def _asked(plan: Plan, number: int) -> list[int]:
+    """How many images each round up to `number` asks about."""
+    return [plan.start.labels, *[plan.per_round] * number]
+
+
+def repeated(plan: Plan) -> int:
+    """How many further answers a run may buy, at most, about images that have one."""
+    meta = sum(plan.apart(asked)[1] for asked in _asked(plan, plan.rounds)) * (plan.meta_answers - 1)
+    return meta + (plan.rounds * plan.relabel.per_round * (plan.relabel.answers - 1) if plan.relabel else 0)
 
 
 def _evaluations(plan: Plan, number: int, data: Data) -> int:
@@ -126,8 +146,11 @@ def table_of(found: tuple[Sequence[Forecast], int]) -> Table:
         table.add_row(run.cell.name, shown, f"{run.cell.plan.budget:,}", f"{run.evaluations:,}", left)
     seconds = sum(run.seconds for run in runs if run.standing.status not in ("finished", "damaged"))
     labels = sum(run.cell.plan.budget for run in runs)
+    further = sum(repeated(run.cell.plan) for run in runs)
     shared = len(runs) - len({run.cell.start or run.cell.name for run in runs})
     said = [f"{len(runs)} runs, {labels:,} labels; about {duration(seconds / workers)} with {workers} at once"]
+    if further:
+        said.append(f"up to {further:,} further answers where an image is asked about again")
     if shared:
         said.append(f"{shared} of them take over the first round of another, which is the same")
     table.caption = Text("\n".join(said))
