@@ -129,6 +129,7 @@ def picture(study: str, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     finished = _finished(study)
+    ticks = set(PUBLISHED_POINTS.get(study, {}))
     kinds = {"pool": ("labels and the pool", "#1baf7a"), "labels": ("labels alone", "#eb6834")}
     for kind, (label, colour) in kinds.items():
         points = sorted(
@@ -136,6 +137,7 @@ def picture(study: str, path: Path) -> None:
             for arm, runs in finished.items()
             if arm.partition("-")[0] == kind and not arm.endswith(("-DRE", "-128"))
         )
+        ticks |= {labels for labels, _ in points}
         for labels, values in points:
             axes.plot([labels] * len(values), values, ".", color=colour)
         means = [statistics.mean(values) for _, values in points]
@@ -149,7 +151,9 @@ def picture(study: str, path: Path) -> None:
             labels, value, "x", color="#4a3aa7", label="published; 5,000 more to choose by" if number == 0 else None
         )
     axes.set_xscale("log")
-    axes.set_xlabel("labels")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xticks(sorted(ticks))
+    axes.set_xlabel("labels bought")
     axes.set_ylabel("% right under AutoAttack")
     axes.grid(visible=True, axis="y", color="#e1e0d9")
     axes.spines[["top", "right"]].set_visible(False)
