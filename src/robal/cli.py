@@ -647,7 +647,8 @@ def rank_command(
     sheet, curve = ranking.save(out)
     if weights is None and ":" not in model:
         print(f"{model} without --weights knows nothing yet: this order says little", file=sys.stderr)
-    print(f"{len(ranking.indices):,} images ordered by {ranking.by}: {out}, and to look at: {sheet}")
+    joint = "; a choice of all at once, whose order says little" if ranking.scores is None else ""
+    print(f"{len(ranking.indices):,} images ordered by {ranking.by}{joint}: {out}, and to look at: {sheet}")
     found = ranking.figures
     if found and found["apfd"] is not None:
         early = f", {found['first_100']} of them in the first 100" if len(ranking.faults) > 100 else ""
@@ -667,7 +668,8 @@ def retrain_command(
     images: str,
     weights: Path | None = None,
     budget: str = "1%",
-    acquisition: str = "DRE",
+    acquisition: str | None = None,
+    attack: str | None = None,
     threat: str | None = None,
     test: str | None = None,
     preset: str = "retrain",
@@ -705,17 +707,19 @@ def retrain_command(
         `--images new/`
     weights
         The model: a safetensors file of the network's tensors, or a run's model.safetensors; without it one is trained
-        first. `--weights w.safetensors`
+        first, on what --train names. `--weights w.safetensors`
     budget
-        How many images to label, or which share of the new ones. `--budget 200`, `--budget 1%`
+        How many images to label in all, or which share of the new ones. `--budget 200`, `--budget 1%`
     acquisition
-        Which ones: any acquisition function, by name or as YAML. `--acquisition KMST`
+        Which ones: any acquisition function, by name or as YAML; else the preset's, DRE. `--acquisition KMST`
+    attack
+        Crafts adversarial examples of the chosen images; else the preset's, PGD. `--attack '{name: PGD, steps: 40}'`
     threat
         What the adversary may do; else linf:0.2. `--threat linf:8/255`
     test
         Labelled images to measure on: a known data set, a folder by class, or an .npz file. `--test tests/`
     preset
-        Where the other settings come from. `--preset retrain`
+        Where the other settings come from; dre-retrain-mnist and its like are the paper's. `--preset retrain`
     resize
         Height and width in pixels to resize all images to. `--resize 32`
     data
@@ -730,6 +734,8 @@ def retrain_command(
     from robal.plans import default_folder
     from robal.retraining import retraining_plan
 
+    if weights is None:
+        print("without --weights a model is trained first, on what --train names", file=sys.stderr)
     plan, found = retraining_plan(
         model,
         train,
@@ -737,6 +743,7 @@ def retrain_command(
         weights=weights,
         budget=budget,
         acquisition=acquisition,
+        attack=attack,
         threat=threat,
         test=test,
         resize=resize,

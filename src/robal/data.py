@@ -181,6 +181,7 @@ class Data:
             raise InputError(f"held_out is 'train' or 'test', where validation images come from; not {held_out!r}")
         if held_out_images < 0 or any(count is not None and count < 1 for count in (train_images, test_images)):
             raise InputError("held_out_images must be 0 or more, train_images and test_images at least 1")
+        dataset.check_enough_classes()
         train, cut = _first(dataset.images, dataset.labels, train_images, seed, "training")
         if dataset.test_images is None or dataset.test_labels is None:
             pool, validation, test, about = _drawn(train, seed)
@@ -189,8 +190,8 @@ class Data:
             apart = _from_test if held_out == "test" else _from_train
             pool, validation, test, about = apart(train, tests, held_out_images, seed)
             cut += test_cut
-        validation, _ = _mixed(validation, seed, "validation")
-        test, shuffled = _mixed(test, seed, "test")
+        validation, _ = mixed(validation, seed, "validation")
+        test, shuffled = mixed(test, seed, "test")
         return cls(
             InMemory(pool.images),
             pool.labels if bool((pool.labels >= 0).any()) else None,
@@ -243,6 +244,13 @@ class Data:
         pool = Pool.unlabelled(self.images, self.classes)
         return pool if self.known is None else replace(pool, labels=self.known)
 
+    @property
+    def hidden_of_unknown(self) -> Tensor | None:
+        """`hidden`, without those labels that are known from the beginning."""
+        return (
+            self.hidden if self.hidden is None or self.known is None else self.hidden.where(self.known < 0, UNLABELLED)
+        )
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the SHA-256 of all class names, shapes, labels and pixels."""
         digest = hashlib.sha256(repr(self.classes).encode())
@@ -264,20 +272,20 @@ def _bytes(values: Tensor) -> bytes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """Images and labels that belong together, on the way to a split."""
+class Part:
+    """Images [N, C, H, W] and labels [N] int64 that belong together, on the way to a split."""
 
     images: Tensor
     labels: Tensor
 
-    def take(self, positions: Tensor) -> _Part:
+    def take(self, positions: Tensor) -> Part:
         """Those at `positions`; a view, not a copy, where the positions follow each other."""
         if len(positions) and bool((positions.diff() == 1).all()):
             run = slice(int(positions[0]), int(positions[-1]) + 1)
-            return _Part(self.images[run], self.labels[run])
-        return _Part(self.images[positions], self.labels[positions])
+            return Part(self.images[run], self.labels[run])
+        return Part(self.images[positions], self.labels[positions])
 
-    def without(self, positions: Tensor) -> _Part:
+    def without(self, positions: Tensor) -> Part:
         rest = torch.ones(len(self.labels), dtype=torch.bool)
         rest[positions] = False
         return self.take(rest.nonzero().flatten())
@@ -286,18 +294,18 @@ class _Part:
         return Split(InMemory(self.images), self.labels) if len(self.labels) else None
 
 
-_Parts = tuple[_Part, _Part, _Part, str]  # pool, validation, test, and how they came about
+_Parts = tuple[Part, Part, Part, str]  # pool, validation, test, and how they came about
 
 
-def _first(images: Tensor, labels: Tensor, count: int | None, seed: int, what: str) -> tuple[_Part, str]:
-    part = _Part(images, labels)
+def _first(images: Tensor, labels: Tensor, count: int | None, seed: int, what: str) -> tuple[Part, str]:
+    part = Part(images, labels)
     if count is None or count >= len(labels):
         return part, ""
     chosen, how = _run(labels, count, "first", seed, what)
     return part.take(chosen), f"of the {what} images {how} are used; "
 
 
-def _from_train(train: _Part, tests: _Part, count: int, seed: int) -> _Parts:
+def _from_train(train: Part, tests: Part, count: int, seed: int) -> _Parts:
     known = (train.labels >= 0).nonzero().flatten()
     chosen, how = _run(train.labels[known], min(count, len(known) // 10), "last", seed, "validation")
     pool, validation = train.without(known[chosen]), train.take(known[chosen])
@@ -305,14 +313,14 @@ def _from_train(train: _Part, tests: _Part, count: int, seed: int) -> _Parts:
     return pool, validation, tests, about + f"the {len(tests.labels):,} test images are whole"
 
 
-def _from_test(train: _Part, tests: _Part, count: int, seed: int) -> _Parts:
+def _from_test(train: Part, tests: Part, count: int, seed: int) -> _Parts:
     chosen, how = _run(tests.labels, min(count, len(tests.labels) // 2), "first", seed, "validation")
     validation, rest = tests.take(chosen), tests.without(chosen)
     about = f"of the test images {how} are validation and the other {len(rest.labels):,} are the test; "
     return train, validation, rest, about + f"all {len(train.labels):,} training images are the pool"
 
 
-def _drawn(train: _Part, seed: int) -> _Parts:
+def _drawn(train: Part, seed: int) -> _Parts:
     parts: dict[str, list[Tensor]] = {"pool": [(train.labels < 0).nonzero().flatten()], "validation": [], "test": []}
     for label in train.labels[train.labels >= 0].unique().tolist():
         members = _shuffled((train.labels == label).nonzero().flatten(), seed, "class", label)
@@ -343,7 +351,7 @@ def _run(labels: Tensor, count: int, which: str, seed: int, what: str) -> tuple[
     return _share(labels, count, seed, what), f"{count:,} drawn class by class with seed {seed}"
 
 
-def _mixed(part: _Part, seed: int, what: str) -> tuple[_Part, str]:
+def mixed(part: Part, seed: int, what: str) -> tuple[Part, str]:
     """The part as it is where its first images show every class; shuffled where its files are sorted by class."""
     classes = len(part.labels.unique())
     first = part.labels[: max(100, 20 * classes)]

@@ -19,13 +19,13 @@ from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
 from robal.measure import Labelled, against_before, describe_query, measure, monitor_of
-from robal.networks import channels_last
+from robal.networks import channels_last, load_weights
 from robal.objectives import Natural
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
 from robal.pool import Examples, Pool
 from robal.progress import track
-from robal.records import check_same_run, contact_sheet, same_numerics, write_records
+from robal.records import WEIGHTS, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.suspects import describe_labels, out_of_fold, queue
 from robal.threats import with_threat
@@ -243,11 +243,12 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     row = measure(plan, data, labelled, trained, number, answers) | {
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
-        "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden),
+        "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden_of_unknown),
         "gradient_evaluations": trained.evaluations + note.get("evaluations", 0),
     }
     if number and data.known is not None:
-        row["against_before"] = against_before(data, previous.model, trained.model)
+        given = Trained.load(place.round(0) / "model.safetensors", initial(plan, data).model)
+        row["against_before"] = against_before(data, given.model, trained.model)
     row["times"] = times | {"evaluate": row.pop("seconds") + note.get("describing", 0.0)}
     row["seconds"] = sum(row["times"].values())
     bias = note.get("bias")
@@ -417,11 +418,14 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         )
         tidy(place.round(number))  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
-    trained = initial(plan, data, state.pool.classes) if history else beginning(plan, data)
+    trained = initial(plan, data, state.pool.classes)
+    if plan.start.weights and not history:
+        load_weights(trained.model, place.path / WEIGHTS)
     if history:
         examples = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta).examples
         objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective
-        companion = objective.begin(trained.model, examples.of_kind(*Examples.TRAINED))
+        has_learned = len(history) > 1 or plan.trains_at_start
+        companion = objective.begin(trained.model, examples.of_kind(*Examples.TRAINED)) if has_learned else None
         trained = Trained.load(place.round(len(history) - 1) / "model.safetensors", trained.model, companion)
     pending = place.question(state.round)
     if pending is not None:
@@ -439,11 +443,6 @@ def initial(plan: Plan, data: Data, classes: tuple[str, ...] | None = None, numb
     seed = stream(plan.seed, "restart", number) if number else plan.seed
     model = plan.network(data.images.shape, len(classes or data.classes), seed)
     return Trained(channels_last(model.to(device_of(plan.device)), data.images.shape).eval())
-
-
-def beginning(plan: Plan, data: Data) -> Trained:
-    """What round 0 starts from: `initial`, or the weights that the plan names."""
-    return Trained(channels_last(plan.first_model(data).to(device_of(plan.device)), data.images.shape).eval())
 
 
 def tidy(folder: Path) -> None:

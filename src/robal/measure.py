@@ -170,7 +170,7 @@ def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str,
 
 
 def against_before(data: Data, before: nn.Module, after: nn.Module) -> dict[str, float] | None:
-    """What a training changed on the test images as they are; None without any. Shares in [0, 1].
+    """How a model differs from another on the test images as they are; None without any. Shares in [0, 1].
 
     Returns:
         "forgotten": of the images that the model had right before, how many it has wrong now; "learned": of those that

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from robal.data import Data, Split
+from robal.data import Data, Part, mixed
 from robal.datasets import Dataset
 from robal.errors import InputError
 from robal.images import InMemory, unit
 from robal.pool import UNLABELLED
 from robal.seeds import generator
+
+_NO_TEST = "there are no labels to test against"
 
 
 def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apart: float = 0.5, seed: int = 0) -> Data:
@@ -18,8 +22,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
 
     Where both are one object, its test split is the new images, or, where it has none, half of it, drawn at random.
     The test is, of these, the first that there is: `tests` (its test split, else all of it); the test split of the new
-    images; a share of them drawn at random, where all their labels are held; the test split of what was trained on. So
-    no image that can be chosen is ever tested on.
+    images; a share of them drawn at random, where all their labels are held; the test split of what was trained on.
+    An image of the test that is in the pool too, pixel by pixel, is left out of the test.
 
     Args:
         trained_on: labelled images; those without a label are left out.
@@ -29,30 +33,24 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         seed: of the draws.
 
     Raises:
-        InputError: for images of different shapes, classes that the model was not trained on, or no label to train on.
+        InputError: for images of different shapes, classes that the model was not trained on, no label to train on, or
+            where most of the new images are known ones, or most of the test is in the pool.
     """
     classes, is_one = trained_on.classes, new is trained_on
-    if tests is new and (is_one or new.test_images is None):
-        raise InputError(
-            f"{new.name} cannot be chosen from and tested on at once: name other images to test on, or none"
-        )
-    before, after = _labelled(trained_on), _Part(new.images, new.labels)
-    if is_one and new.test_images is not None and new.test_labels is not None:
-        after = _Part(new.test_images, new.test_labels)
-    elif is_one:
-        drawn = torch.randperm(len(before), generator=generator(seed, "data", "trained on"))
-        half = len(before) // 2
-        before, after = before.only(drawn[:half].sort().values), before.only(drawn[half:].sort().values)
-    else:
-        after = _Part(after.images, in_classes(new, new.labels, classes))
-    if not len(before):
+    before, after = _labelled(Part(trained_on.images, trained_on.labels)), Part(new.images, new.labels)
+    if not len(before.labels):
         raise InputError(f"{trained_on.name} has no labelled image, and a model was trained on some")
+    if is_one and new.test_images is not None and new.test_labels is not None:
+        after = Part(new.test_images, new.test_labels)
+    elif is_one:
+        before, after = _drawn(before, len(before.labels) // 2, seed, "trained on")
+    else:
+        after = Part(after.images, in_classes(new, new.labels, classes))
     test, how = _tests(trained_on, new, tests, is_one)
-    tests_new = test is None and len(after) > 1 and bool((after.labels >= 0).all())
+    tests_new = test is None and len(after.labels) > 1 and bool((after.labels >= 0).all())
     if tests_new:
-        drawn = torch.randperm(len(after), generator=generator(seed, "data", "apart"))
-        count = min(max(round(apart * len(after)), 1), len(after) - 1)
-        test, after = after.only(drawn[:count].sort().values), after.only(drawn[count:].sort().values)
+        count = min(max(round(apart * len(after.labels)), 1), len(after.labels) - 1)
+        test, after = _drawn(after, count, seed, "apart", keep_order=False)  # attacks look at the first ones
         how = f"{count:,} of {new.name}, drawn at random, are the test"
     if test is None:
         test, how = _own(trained_on, classes)
@@ -63,20 +61,32 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
                 f"the images of {name} are {shapes[0]}, those of {trained_on.name} {shapes[1]}: give a size for all, "
                 "such as data.resize=32"
             )
+    known = _pixels(before.images)
+    if 2 * len(_twins(after.images, known)) > len(after.labels):
+        raise InputError(f"most images of {new.name} are among those that the model was trained on: name new ones")
+    if test is not None:
+        twins = _twins(test.images, known | _pixels(after.images))
+        if 2 * len(twins) > len(test.labels):
+            raise InputError(
+                "most of the test images are among those that are chosen from, or that the model was trained on: name "
+                "other test images, or none"
+            )
+        if len(twins):
+            test, how = test.without(twins), f"{how}, but for {len(twins):,} that are in the pool too"
+        test, shuffled = mixed(test, seed, "test")
+        how += shuffled
     parts = [after.images, before.images]
     images = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
-    known = torch.cat([torch.full_like(after.labels, UNLABELLED), before.labels])
-    hidden = torch.cat([after.labels, before.labels])
     return Data(
         InMemory(images),
-        hidden if bool((after.labels >= 0).any()) else None,
+        torch.cat([after.labels, before.labels]) if bool((after.labels >= 0).any()) else None,
         None,
-        None if test is None else Split(InMemory(test.images), test.labels),
+        None if test is None else test.split(),
         classes,
         new.name,
-        f"{new.name}: {len(after):,} images to choose from, beside {len(before):,} of {trained_on.name} that the model "
-        f"was trained on; {how}.",
-        known,
+        f"{new.name}: {len(after.labels):,} images to choose from, beside {len(before.labels):,} of {trained_on.name} "
+        f"that the model was trained on; {how}.",
+        torch.cat([torch.full_like(after.labels, UNLABELLED), before.labels]),
         tests_new,
     )
 
@@ -103,44 +113,52 @@ def in_classes(dataset: Dataset, labels: Tensor, classes: tuple[str, ...]) -> Te
     return torch.where(labels >= 0, torch.tensor([*places, UNLABELLED])[labels], UNLABELLED)
 
 
-class _Part:
-    """Images and labels that belong together."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def only(self, positions: Tensor) -> _Part:
-        return _Part(self.images[positions], self.labels[positions])
+def _labelled(part: Part) -> Part:
+    known = part.labels >= 0
+    return part if bool(known.all()) else part.take(known.nonzero().flatten())
 
 
-def _labelled(dataset: Dataset) -> _Part:
-    known = dataset.labels >= 0
-    whole = _Part(dataset.images, dataset.labels)
-    return whole if bool(known.all()) else whole.only(known.nonzero().flatten())
+def _drawn(part: Part, count: int, seed: int, what: str, keep_order: bool = True) -> tuple[Part, Part]:
+    """`count` images drawn at random, in the order they came or in that of the draw; and the others as they came."""
+    order = torch.randperm(len(part.labels), generator=generator(seed, "data", what))
+    first = order[:count].sort().values if keep_order else order[:count]
+    return part.take(first), part.take(order[count:].sort().values)
 
 
-def _tests(trained_on: Dataset, new: Dataset, tests: Dataset | None, is_one: bool) -> tuple[_Part | None, str]:
+def _tests(trained_on: Dataset, new: Dataset, tests: Dataset | None, is_one: bool) -> tuple[Part | None, str]:
     """What was named as the test, or comes with the new images."""
     if tests is not None:
         found, how = _own(tests, trained_on.classes)
         if found is None:
-            labels = in_classes(tests, tests.labels, trained_on.classes)
-            found = _Part(tests.images, labels).only((labels >= 0).nonzero().flatten())
-            how = f"the {len(found):,} labelled images of {tests.name} are the test"
-        if not len(found):
+            found = _labelled(Part(tests.images, in_classes(tests, tests.labels, trained_on.classes)))
+            how = f"the {len(found.labels):,} labelled images of {tests.name} are the test"
+        if not len(found.labels):
             raise InputError(f"{tests.name} has no labelled image of {', '.join(trained_on.classes)} to test on")
         return found, how
     return (None, "") if is_one else _own(new, trained_on.classes)
 
 
-def _own(dataset: Dataset, classes: tuple[str, ...]) -> tuple[_Part | None, str]:
+def _own(dataset: Dataset, classes: tuple[str, ...]) -> tuple[Part | None, str]:
     """A data set's own test split."""
     if dataset.test_images is None or dataset.test_labels is None:
-        return None, "there are no labels to test against"
+        return None, _NO_TEST
     labels = in_classes(dataset, dataset.test_labels, classes)
     if bool((labels < 0).any()):
-        return None, "there are no labels to test against"
-    return _Part(dataset.test_images, labels), f"the {len(labels):,} test images of {dataset.name} are the test"
+        return None, _NO_TEST
+    return Part(dataset.test_images, labels), f"the {len(labels):,} test images of {dataset.name} are the test"
+
+
+def _pixels(images: Tensor) -> set[bytes]:
+    return set(_rows(images))
+
+
+def _twins(images: Tensor, others: set[bytes]) -> Tensor:
+    """Positions of the images that are among the others."""
+    return torch.tensor([place for place, one in enumerate(_rows(images)) if one in others], dtype=torch.int64)
+
+
+def _rows(images: Tensor) -> Iterator[bytes]:
+    """Each image as bytes, floats rounded to 8 bits."""
+    for some in images.split(4096):
+        eight = some if some.dtype == torch.uint8 else some.mul(255).round().to(torch.uint8)
+        yield from (one.tobytes() for one in eight.numpy())

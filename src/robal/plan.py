@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from robal.acquisition import DRE, Acquisition, Score, needs_of, proxy_in
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
 from robal.datasets import Dataset, known_name, load
 from robal.errors import InputError
-from robal.networks import Architecture, LeNet5, load_weights
+from robal.networks import Architecture, LeNet5
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
@@ -90,9 +89,9 @@ class Source:
 
     def load(self) -> Data:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
-        dataset = load(self.name, self.folder or None, resize=self.resize)
         if self.train:
-            return self._beside(dataset)
+            return self._beside()
+        dataset = load(self.name, self.folder or None, resize=self.resize)
         data = Data.from_dataset(
             dataset,
             seed=self.seed,
@@ -105,12 +104,15 @@ class Source:
             data = data.imbalanced(self.imbalance, self.profile, self.seed)
         return replace(data, classes=self.classes) if self.classes and not data.classes else data
 
-    def _beside(self, new: Dataset) -> Data:
-        named = {self.name: new}
-        for name in (self.train, self.test):
-            if name and name not in named:
-                named[name] = load(name, self.folder or None, resize=self.resize)
-        trained_on, tests = named[self.train], named[self.test] if self.test else None
+    def _beside(self) -> Data:
+        """The pool of a retraining, see `beside`; what is named twice is one object."""
+        trained_on = load(self.train, self.folder or None, resize=self.resize)
+        named: dict[str, Dataset] = {_located(self.train): trained_on}
+        for name in (self.name, self.test):
+            if name and _located(name) not in named:
+                classes = trained_on.classes
+                named[_located(name)] = load(name, self.folder or None, resize=self.resize, classes=classes)
+        new, tests = named[_located(self.name)], named[_located(self.test)] if self.test else None
         if self.train_images is not None:
             few = slice(self.train_images)
             first = replace(trained_on, images=trained_on.images[few], labels=trained_on.labels[few])
@@ -142,7 +144,8 @@ class Start:
         labels: how many; 0 where `data.train` brings labels: round 0 then asks nothing.
         recipe: of round 0. DRE's protocol starts from natural training.
         weights: a safetensors file of the network's tensors, or a run's model.safetensors, that the first model starts
-            from. Without first labels it is the first model as it is, and `recipe` is left aside.
+            from; a copy goes into the run folder. Without first labels it is the first model as it is, and `recipe` is
+            left aside.
     """
 
     labels: int = 50
@@ -355,17 +358,6 @@ class Plan:
         """Whether round 0 trains: not where it is given a model and buys no label."""
         return bool(self.start.labels or not self.start.weights)
 
-    def first_model(self, data: Data) -> nn.Module:
-        """What round 0 starts from: the network's initial weights, a function of the seed, or those of `start`.
-
-        Raises:
-            InputError, DataError: as `robal.networks.load_weights`.
-        """
-        model = self.network(data.images.shape, len(data.classes), self.seed)
-        if self.start.weights:
-            load_weights(model, Path(self.start.weights))
-        return model
-
     def apart(self, asked: int) -> tuple[int, int]:
         """Of so many answers, how many go to validation, and how many to the meta set."""
         return round(self.validation.bought_share * asked), round(self.meta_share * asked)
@@ -425,6 +417,7 @@ class Plan:
             )
         if "snapshots" in needs_of(self.acquisition):
             recipes = {"start.recipe": self.start.recipe, "recipe": self.recipe}
+            recipes = recipes if self.trains_at_start else {"recipe": self.recipe}
             lacking = {name: recipe for name, recipe in recipes.items() if not recipe.snapshots}
             if lacking:
                 wanted = " ".join(f"{name}.snapshots={min(5, recipe.epochs)}" for name, recipe in lacking.items())
@@ -433,7 +426,6 @@ class Plan:
         beside = proxy_in(self.acquisition)
         for network in (self.network, *([] if beside is None else [beside.network])):
             network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
-        self.first_model(data)
         if self.meta_share and self.meta_answers > 1 and not isinstance(self.oracle, Hidden):
             raise InputError(
                 f"meta.answers={self.meta_answers} is for the simulated oracle; {type(self.oracle).__name__} asks "
@@ -480,9 +472,10 @@ class Plan:
             )
         if data.test is None:
             return
-        for attack in (*self.evaluation.each_round, *self.evaluation.at_end):
-            if isinstance(attack, AutoAttack) and attack.version == "standard" and len(data.classes) < 4:
-                raise InputError(
-                    f"AutoAttack standard needs at least 4 classes and there are {len(data.classes)}; "
-                    "add evaluation.at_end='[{name: AutoAttack, version: reduced}]'"
-                )
+        for when in ("each_round", "at_end"):
+            for attack in getattr(self.evaluation, when):
+                if isinstance(attack, AutoAttack) and attack.version == "standard" and len(data.classes) < 4:
+                    raise InputError(
+                        f"AutoAttack standard needs at least 4 classes and there are {len(data.classes)}; "
+                        f"add evaluation.{when}='[{{name: AutoAttack, version: reduced}}]'"
+                    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,11 @@ from robal.errors import RunFolderError
 from robal.files import whole, write
 from robal.folder import RunFolder
 from robal.images import Images, picture
+from robal.networks import load_weights
 from robal.plan import Plan, device_of
 from robal.plans import decode, encode, read_yaml, to_yaml
 
+WEIGHTS = "start.safetensors"
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyautoattack")
 _ELSEWHERE = (
     "data.folder",
@@ -36,8 +39,19 @@ _ELSEWHERE = (
 
 
 def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
-    """Write plan.yaml and environment.json, once; the plan first, so that a run killed in between can be resumed."""
+    """Write a copy of the weights that the plan starts from, plan.yaml and environment.json, once.
+
+    A run killed before the last can be resumed where the plan is there; where it is not, there is no run yet.
+
+    Raises:
+        DataError, InputError: for weights that are not there, or of another network.
+    """
     if not (place.path / "plan.yaml").exists():
+        if plan.start.weights:
+            model = plan.network(data.images.shape, len(data.classes), plan.seed)
+            load_weights(model, Path(plan.start.weights))  # before anything is written
+            with whole(place.path / WEIGHTS) as temporary:
+                shutil.copyfile(plan.start.weights, temporary)
         write(place.path / "plan.yaml", f"# robal {__version__}\n{to_yaml(plan)}")
     if not (place.path / "environment.json").exists():
         write(place.path / "environment.json", json.dumps(environment(plan, data), indent=1) + "\n")

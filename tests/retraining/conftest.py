@@ -21,10 +21,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the weights of a model that is right on most digits, what it was trained on, and new images."""
     place = tmp_path_factory.mktemp("home")
     digits = load("digits", resize=8)
-    old, new = slice(0, 600), slice(600, 680)
+    old, new, tests = slice(0, 600), slice(600, 680), slice(680, 760)
     np.savez(place / "old.npz", images=digits.images[old].squeeze(1).numpy(), labels=digits.labels[old].numpy())
     np.savez(place / "heap.npz", images=digits.images[new].squeeze(1).numpy())
     np.savez(place / "held.npz", images=digits.images[new].squeeze(1).numpy(), labels=digits.labels[new].numpy())
+    np.savez(place / "tests.npz", images=digits.images[tests].squeeze(1).numpy(), labels=digits.labels[tests].numpy())
     for number, (image, label) in enumerate(zip(digits.images[new], digits.labels[new].tolist(), strict=True)):
         for folder in (place / "new" / str(label), place / "flat"):
             folder.mkdir(parents=True, exist_ok=True)

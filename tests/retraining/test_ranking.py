@@ -17,6 +17,7 @@ from small_networks import SMALL, build
 
 from robal.cli import main
 from robal.datasets import load
+from robal.errors import InputError
 from robal.retraining import apfd, rank_from_files
 
 NAMES = ",".join("0123456789")
@@ -84,12 +85,30 @@ def test_any_acquisition_function_orders(here: Path, by: str) -> None:
 
 def test_what_was_trained_on_is_compared_with(here: Path) -> None:
     settings: dict[str, Any] = {"weights": here / "weights.safetensors", "by": "DSA", "resize": 8}
-    alone = rank_from_files(SMALL, "held.npz", here / "a.csv", **settings)
+    with pytest.raises(InputError, match="DistanceSurprise compares with what the model was trained on: give --train"):
+        rank_from_files(SMALL, "held.npz", here / "a.csv", **settings)
     beside = rank_from_files(SMALL, "held.npz", here / "b.csv", train="old.npz", **settings)
-    assert alone.scores is not None
     assert beside.scores is not None
-    assert alone.scores.abs().max() == 0  # among themselves nothing surprises
     assert beside.scores[0] > beside.scores[-1] > 0
+
+
+def test_labels_of_a_person_are_added_and_never_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = np.load("held.npz")
+    partly = np.where(np.arange(80) < 40, held["labels"], -1)
+    np.savez(here / "partly.npz", images=held["images"], labels=partly)
+    (here / "mine.csv").write_text(f"index,label\n50,{held['labels'][50]}\n51,{held['labels'][51]}\n")
+    rank("--images", "partly.npz", "--labelled", "mine.csv")
+    assert sum(row["true"] != "" for row in rows(here / "order.csv")) == 42
+    before = (here / "mine.csv").read_bytes()
+    for further in (("--labelled", "mine.csv"), ()):
+        with pytest.raises(SystemExit):
+            rank("--images", "partly.npz", *further, "--out", "mine.csv")
+        assert "mine.csv holds labels, which would be lost" in capsys.readouterr().err
+    assert (here / "mine.csv").read_bytes() == before
+    (here / "mine.csv").write_text(f"index,label\n0,{(held['labels'][0] + 1) % 10}\n")
+    with pytest.raises(SystemExit):
+        rank("--images", "partly.npz", "--labelled", "mine.csv")
+    assert "image 0 is " in capsys.readouterr().err
 
 
 def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +133,7 @@ def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pyte
         (("--images", "held.npz", "--by", "EntropyMix"), "EntropyMix needs teacher beside the model"),
         (("--images", "held.npz", "--model", "LeNet5"), "LeNet5 takes images of at least 16x16, got 8x8"),
         (("--images", "heap.npz"), "names no classes: give --classes 10"),
+        (("--images", "held.npz", "--by", "LSA"), "compares with what the model was trained on: give --train"),
     ],
 )
 def test_what_cannot_be_ordered_is_said(

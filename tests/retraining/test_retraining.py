@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_networks import SMALL
 
-from robal.acquisition import Crafted, Margin
+from robal.acquisition import DRE, KMST, Crafted, Margin
+from robal.attacks import FGSM
 from robal.cli import main
+from robal.datasets import load as load_data
 from robal.errors import AwaitingLabels, InputError
 from robal.folder import RunFolder
 from robal.loop import load, run
+from robal.networks import load_weights
 from robal.objectives import Natural
 from robal.oracles import CSVFile, Hidden
 from robal.plan import Source, Start
@@ -26,11 +31,10 @@ from robal.report import report
 from robal.retraining import retraining_plan
 from robal.threats import L2, Linf
 from robal.training import Recipe
-from tiny_runs import FORKS, outcome, tiny_plan
+from tiny_runs import Apart, outcome, tiny_plan
 
 QUICK = (
     "recipe={epochs: 2, batch_size: 32, objective: {attack: {steps: 2}}}",
-    "acquisition={name: Crafted, inner: Margin, attack: {name: PGD, steps: 2}}",
     "evaluation={images: 40, each_round: [{name: PGD, steps: 2}], at_end: []}",
 )
 
@@ -102,7 +106,7 @@ def test_what_is_trained_on_is_the_known_the_bought_and_the_crafted(here: Path) 
 
 
 def test_a_folder_without_labels_waits_for_a_person(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("flat", "--budget", "3", "--test", "held.npz", *QUICK)
+    arguments = ("flat", "--budget", "3", "--test", "tests.npz", *QUICK)
     assert retrain(*arguments) == 3
     assert "3 of 3 images wait for a label" in capsys.readouterr().err
     asked = (here / "run" / "labels.csv").read_text().splitlines()
@@ -135,18 +139,66 @@ def _carry_on(folder: Path, home: Path) -> None:
     run(plan, plan.data.load(), folder)
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.7, 1.5])
-def test_killed_it_ends_as_if_it_had_not_been(here: Path, seconds: float) -> None:
+def test_killed_it_ends_as_if_it_had_not_been_though_the_weights_have_moved(here: Path) -> None:
+    """Killed at each of a few saves in turn: before the environment, in round 0, and twice in round 1."""
     plan, data = retraining_plan(SMALL, "old.npz", "held.npz", weights=Path("weights.safetensors"), settings=QUICK)
     run(plan, data, here / "whole")
     shutil.copy("whole/plan.yaml", "plan.yaml")
-    process = FORKS.Process(target=_carry_on, args=(here / "killed", here))
-    process.start()
-    process.join(seconds)
-    process.kill()
-    process.join()
-    run(plan, data, here / "killed")
-    assert outcome(here / "killed") == outcome(here / "whole")
+    for at in (6, 11, 19, 27):
+        place = here / f"killed-{at}"
+        killed = Apart(partial(_carry_on, place, here), here / f"{at}.log", here / "calls", kill_at=at)
+        assert killed.run() == -9, (at, killed.said)
+    (here / "weights.safetensors").rename(here / "elsewhere.safetensors")
+    for at in (6, 11, 19, 27):
+        run(plan, data, here / f"killed-{at}")
+        assert outcome(here / f"killed-{at}") == outcome(here / "whole")
+
+
+def test_over_two_rounds_it_is_compared_with_the_model_before_the_first(here: Path) -> None:
+    assert retrain("held.npz", "--budget", "4", "rounds=2", *QUICK) == 0
+    plan = read_plan("run/plan.yaml")
+    data = plan.data.load()
+    assert data.test is not None
+    right = []
+    for number in (0, 2):
+        model = plan.network(data.images.shape, 10, 0)
+        load_weights(model, Path(f"run/rounds/00{number}/model.safetensors"))
+        right.append(model.eval()(data.test.images.batch(torch.arange(40), "cpu")).argmax(1) == data.test.labels)
+    told = rows(here / "run")[2]["against_before"]
+    assert told["forgotten"] == pytest.approx((right[0] & ~right[1]).sum().item() / right[0].sum().item())
+    assert "600 labels were known from the beginning" in report([here / "run"]).read_text(encoding="utf-8")
+
+
+def test_a_folder_sorted_by_class_is_attacked_on_all_classes(here: Path) -> None:
+    """The attacks look at the first images of the test."""
+    few = "evaluation={images: 12, each_round: [FGSM], at_end: []}"
+    assert retrain("new", "--budget", "3", QUICK[0], few) == 0
+    seen = rows(here / "run")[0]["per_class"]["robust_accuracy"]["FGSM"]
+    assert sum(rate is not None for rate in seen) > 4
+
+
+def test_new_images_may_lack_classes(here: Path) -> None:
+    shutil.copytree(here / "new" / "3", here / "few" / "3")
+    assert retrain("few", "--budget", "1", *QUICK) == 0
+    labels = [3, 7, 7, 3, 9, 9]
+    images = np.load("tests.npz")["images"][:6]
+    np.savez(here / "some.npz", images=images, labels=labels)
+    shutil.rmtree(here / "run")
+    assert retrain("some.npz", "--budget", "1", *QUICK) == 0
+    plan = read_plan("run/plan.yaml")
+    found = plan.data.load()
+    assert found.hidden is not None
+    assert found.test is not None
+    assert sorted([*found.hidden[:3].tolist(), *found.test.labels.tolist()]) == sorted(labels)
+
+
+def test_two_classes_are_attacked_by_the_reduced_autoattack(here: Path) -> None:
+    both = np.load("old.npz")
+    two = both["labels"] < 2
+    np.savez(here / "two.npz", images=both["images"][two], labels=both["labels"][two])
+    plan, data = retraining_plan(SMALL, "two.npz", "two.npz")
+    plan.check(data)
+    assert "AutoAttack-reduced" in [attack.label for attack in plan.evaluation.each_round]
 
 
 def test_the_options_are_fields_of_the_plan(here: Path) -> None:
@@ -158,9 +210,16 @@ def test_the_options_are_fields_of_the_plan(here: Path) -> None:
     assert isinstance(plan.oracle, Hidden)
     assert Path(plan.start.weights).is_absolute()
     assert plan.evaluation.each_round[-1].threat == L2(0.2)  # 0.1 · √64 / 4
-    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", settings=("acquisition=Random", "rounds=2"), **given)  # type: ignore[arg-type]
-    assert type(plan.acquisition).__name__ == "Random"
-    assert plan.rounds == 2
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", attack="FGSM", settings=("rounds=7",), **given)  # type: ignore[arg-type]
+    assert plan.acquisition == Crafted(DRE(), FGSM())
+    assert (plan.rounds, plan.per_round, plan.budget) == (7, 1, 7)
+    own = "{name: Crafted, inner: KMST, attack: FGSM}"
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", acquisition=own, settings=("evaluation.images=9",), **given)  # type: ignore[arg-type]
+    assert plan.acquisition == Crafted(KMST(), FGSM())
+    assert plan.evaluation.each_round[-1].threat == L2(0.2)
+    given["threat"] = "l2:0.4"
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", **given)  # type: ignore[arg-type]
+    assert plan.evaluation.each_round[-1].threat == Linf(0.2)  # 4 · 0.4 / √64
 
 
 @pytest.mark.parametrize(
@@ -174,10 +233,22 @@ def test_the_options_are_fields_of_the_plan(here: Path) -> None:
         ("held.npz", ("--budget", "0.1%"), "0.1% of 80 images is less than one; raise --budget"),
         ("held.npz", ("--budget", "100%"), "there are 40 to choose from: with all of them there is nothing to choose"),
         ("held.npz", ("--acquisition", "Dre"), "did you mean"),
-        ("held.npz", ("per_round=3",), "by --budget, not by per_round"),
+        ("held.npz", ("per_round=3",), "per_round is said by --budget, not by a setting"),
+        ("held.npz", ("seed=3",), "seed is said by --seed, not by a setting"),
+        ("held.npz", ("acquisition.bins=3",), "acquisition is said by --acquisition"),
+        ("held.npz", ("--budget", "5", "rounds=2"), "--budget 5 is 5 images, which 2 rounds cannot share evenly"),
+        ("held.npz", ("--preset", "dre-mnist"), "a retraining buys no first labels and has a round; dre-mnist is none"),
+        ("held.npz", ("--acquisition", "Crafted", "--attack", "FGSM"), "says its attack itself; leave --attack out"),
+        ("old.npz", (), "old.npz has no test images, and the model was trained on all others: name new --images"),
+        ("./old.npz", (), "old.npz has no test images"),
+        ("held.npz", ("--test", "./held.npz"), "most of the test images are among those that are chosen from"),
+        (
+            "held.npz",
+            ("--test", "old.npz"),
+            "most of the test images are among those that are chosen from, or that the",
+        ),
         ("held.npz", ("--resize", "16"), "is of another network"),
         ("held.npz", ("relabel={}",), "relabel looks at bought labels alone"),
-        ("old.npz", ("--test", "old.npz"), "old cannot be chosen from and tested on at once"),
         ("nowhere/", (), "there is no folder nowhere"),
         ("flat", ("oracle=Hidden", "--budget", "3"), "80 of 80 images have no held-back label"),
     ],
@@ -185,17 +256,20 @@ def test_the_options_are_fields_of_the_plan(here: Path) -> None:
 def test_bad_input_is_said_before_anything_is_written(
     here: Path, capsys: pytest.CaptureFixture[str], images: str, further: tuple[str, ...], said: str
 ) -> None:
-    assert retrain(images, *further, *(QUICK[2:] if "--acquisition" in further else QUICK)) == 2
+    assert retrain(images, *further, *QUICK) == 2
     assert said in capsys.readouterr().err
     assert not (here / "run" / "metrics.jsonl").exists()
 
 
 def test_a_model_that_does_not_fit_the_weights_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--model", "LeNet5", "--weights", "weights.safetensors", "--train", "digits", "--images", "digits"]
+    given = ["--model", "LeNet5", "--weights", "weights.safetensors", "--train", "digits", "--images", "held28.npz"]
+    digits = load_data("digits")
+    np.savez(here / "held28.npz", images=1 - digits.images[:40].squeeze(1).numpy() / 255, labels=digits.labels[:40])
     with pytest.raises(SystemExit) as stop:
-        main(["retrain", *given, "--out", "run"])
+        main(["retrain", *given, "--budget", "3", "--out", "run"])
     assert stop.value.code == 2
     assert "is of another network: it lacks" in capsys.readouterr().err
+    assert not (here / "run" / "plan.yaml").exists()  # so that the same folder serves once the weights are right
 
 
 def test_no_first_labels_need_known_ones() -> None:

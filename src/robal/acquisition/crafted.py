@@ -23,7 +23,7 @@ class Crafted:
     """The choice of `inner`; of each chosen image an adversarial example joins the training set and stays there.
 
     It is crafted once, against the model that chose, with the label that was given, whether or not that model errs on
-    it. `Adversarial` does not attack it again.
+    it. `Adversarial` does not attack it again; other objectives do, and so move it by up to twice the threat.
 
     Args:
         inner: chooses; what it adds to the training set is added too.

@@ -43,7 +43,7 @@ class Dataset:
         _check_labels(self.labels, len(self.images), len(self.classes), -1, f"the labels of {self.name}")
         if len(set(self.classes)) != len(self.classes):
             raise InputError(f"a class of {self.name} is named twice: {', '.join(self.classes)}")
-        self._check_enough_classes()
+        self._check_classes()
         if (self.test_images is None) != (self.test_labels is None):
             raise InputError(f"{self.name}: test images and test labels come together; one of them is missing")
         if self.test_images is not None and self.test_labels is not None:
@@ -56,11 +56,15 @@ class Dataset:
                     "both must have the same channels, size and dtype"
                 )
 
-    def _check_enough_classes(self) -> None:
-        known = self.labels[self.labels >= 0]
-        occurring = known.unique()
-        if len(self.classes) == 1 or (len(known) == len(self.labels) and len(occurring) == 1):
-            only = self.classes[int(occurring[0]) if len(occurring) else 0]
+    def _check_classes(self) -> None:
+        if len(self.classes) == 1:
+            raise InputError(f"{self.name} has only one class, {self.classes[0]!r}; at least two classes are needed")
+
+    def check_enough_classes(self) -> None:
+        """Refuse labels that are all known and all of one class. Raises InputError."""
+        occurring = self.labels.unique()
+        if len(occurring) == 1 and int(occurring[0]) >= 0:
+            only = self.classes[int(occurring[0])]
             raise InputError(f"{self.name} has only one class, {only!r}; at least two classes are needed")
 
     def __len__(self) -> int:

@@ -27,10 +27,11 @@ _ORIENTATION = 0x0112  # of EXIF; from 5 on the camera lay on its side
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-def load_npz(path: Path | str) -> Dataset:
+def load_npz(path: Path | str, classes: Sequence[str] | None = None) -> Dataset:
     """The arrays of an .npz file: `images`, and where there are any `labels`, `test_images`, `test_labels`, `classes`.
 
-    They are as `arrays.from_arrays` takes them. Pickled objects are refused, not read.
+    They are as `arrays.from_arrays` takes them. Pickled objects are refused, not read. `classes`: the names in the
+    order of the labels, where there are labels and the file does not say.
 
     Raises:
         DataMissing, DataCorrupt, DataError: naming the file and what to do.
@@ -55,8 +56,10 @@ def load_npz(path: Path | str) -> Dataset:
     unknown = [key for key in keys if key not in _KEYS]
     if unknown:
         raise DataError(f"{path} holds {unknown[0]!r}, which means nothing here; {did_you_mean(unknown[0], _KEYS)}")
-    classes = arrays.pop("classes", None)
-    names = None if classes is None else [str(label) for label in classes.reshape(-1)]
+    inside = arrays.pop("classes", None)
+    names = None if inside is None else [str(label) for label in inside.reshape(-1)]
+    if names is None and "labels" in arrays:
+        names = None if classes is None else list(classes)
     return from_arrays(**arrays, classes=names, name=path.stem)
 
 
@@ -108,6 +111,13 @@ def load_folder(
         raise InputError(f"{stray} lies in no class folder; every test image needs a class")
     test = (pixels[count:], labels[count:])
     return Dataset(root.resolve().name, pixels[:count], labels[:count], names, *test, files=relative)
+
+
+def class_folders(path: Path | str) -> tuple[str, ...]:
+    """The names of a folder's class folders, those of train/ and test/ where it has both."""
+    root = Path(path).expanduser()
+    split = (root / "train").is_dir() and (root / "test").is_dir()
+    return _class_names((root / "train", root / "test") if split else (root,))
 
 
 def _class_names(roots: Sequence[Path]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robal.datasets.arrays import from_factory
@@ -10,7 +10,7 @@ from robal.datasets.catalogue import Known, catalogue, find_known, known_name
 from robal.datasets.cifar import load_cifar
 from robal.datasets.dataset import Dataset
 from robal.datasets.digits import DEFAULT_SIZE, load_digits
-from robal.datasets.files import load_folder, load_npz
+from robal.datasets.files import class_folders, load_folder, load_npz
 from robal.datasets.idx import load_idx
 from robal.datasets.places import data_folder
 from robal.datasets.quickdraw import load_quickdraw
@@ -29,7 +29,13 @@ _LOADERS: dict[str, Callable[[Known, Path], Dataset]] = {
 }
 
 
-def load(name: str, folder: Path | str | None = None, *, resize: int | None = None) -> Dataset:
+def load(
+    name: str,
+    folder: Path | str | None = None,
+    *,
+    resize: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Dataset:
     """The data set called `name`, read into memory and checked.
 
     Args:
@@ -39,6 +45,8 @@ def load(name: str, folder: Path | str | None = None, *, resize: int | None = No
             called without arguments, which returns a Dataset or (images, labels[, test_images, test_labels]).
         folder: the root under which data sets are kept; else the environment's ROBAL_DATA, else ./data.
         resize: height and width to resize to, in pixels. The digits come as 28 x 28 unless told otherwise.
+        classes: of a folder or an .npz file, the names in the order of the labels; not all of them have to occur. A
+            folder none of whose sub-folders is called so is taken without labels. None: what occurs.
 
     Raises:
         DataMissing: if files are missing; says which, where it looked and what to do.
@@ -55,9 +63,10 @@ def load(name: str, folder: Path | str | None = None, *, resize: int | None = No
     if plain is not None:
         dataset = _LOADERS[plain](find_known(name), data_folder(folder))
     elif name.lower().endswith(".npz"):
-        dataset = load_npz(name)
+        dataset = load_npz(name, classes)
     elif name and Path(name).expanduser().is_dir():
-        return load_folder(name, resize=resize)
+        is_sorted = classes is None or bool(set(class_folders(name)) & set(classes))
+        return load_folder(name, resize=resize, classes=classes if is_sorted else None, labelled=is_sorted)
     elif ":" in name:
         dataset = from_factory(name)
     else:

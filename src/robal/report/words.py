@@ -180,13 +180,19 @@ def _of_them_right(share: float | None) -> str:
 
 
 def free_labels(record: RunRecord) -> str | None:
-    """The validation labels that cost nothing on paper, said loudly; None where every label was bought."""
-    free = record.last.labels.get("free_validation", 0) if record.last else 0
+    """The labels that cost nothing on paper, said loudly; None where every label was bought."""
+    labels = record.last.labels if record.last else {}
+    free, known, said = labels.get("free_validation", 0), labels.get("known", 0), list[str]()
+    if known:
+        said.append(
+            f"{known:,} labels were known from the beginning: they are trained on and not in the labels bought."
+        )
     if not free:
-        return None
+        return said[0] if said else None
     chosen = mapping(record.plan.get("recipe")).get("keep") == "best"
     used = "models were chosen by them" if chosen else "they were looked at, not trained on"
-    return f"{free:,} validation labels were free: {used}, and they are not in the labels bought."
+    said.append(f"{free:,} validation labels were free: {used}, and they are not in the labels bought.")
+    return " ".join(said)
 
 
 def _data(record: RunRecord) -> list[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robal.acquisition import Acquisition, needs_of
-from robal.acquisition.acquisition import choose_with_scores
+from robal.acquisition import Acquisition, DistanceSurprise, LikelihoodSurprise, needs_of
+from robal.acquisition.acquisition import choose_with_scores, parts_of
 from robal.candidates import Candidates
 from robal.datasets import Dataset, load
 from robal.errors import InputError
@@ -28,11 +28,10 @@ from robal.retraining.faults import apfd, fault_curve
 from robal.seeds import generator
 from robal.selection import (
     built_network,
+    check_out,
     check_place,
-    known_labels,
     read_images,
     read_labels,
-    renumbered,
     snapshots_of,
 )
 from robal.threats import parse, with_threat
@@ -149,17 +148,27 @@ def rank_from_files(
         PlanError, DataError, InputError, RunFolderError: each says what was expected, what came and what to do; before
             anything is ordered, if `out` cannot be written.
     """
-    check_place(out, images)
+    (check_out if {"index", "label"} <= _columns(out) else check_place)(out, images)
+    if out.resolve() in {path.resolve() for path in labelled}:
+        raise InputError(f"{out} holds labels, which would be lost; name another file by --out")
     method = read_component(Acquisition, by, "by")
     method = method if threat is None else with_threat(method, parse(threat))
     if needs_of(method) - {"snapshots"}:
         raise InputError(f"{type(method).__name__} needs {' and '.join(sorted(needs_of(method)))} beside the model")
     known = None if train is None else load(train, folder, resize=resize)
-    said = classes if classes is not None or known is None else ",".join(known.classes)
-    dataset, names = read_images(images, folder, resize, said)
+    if known is None and any(isinstance(part, LikelihoodSurprise | DistanceSurprise) for part in parts_of(method)):
+        raise InputError(f"{type(method).__name__} compares with what the model was trained on: give --train")
+    if known is not None and classes is None:
+        dataset, names = load(images, folder, resize=resize, classes=known.classes), known.classes
+    else:
+        dataset, names = read_images(images, folder, resize, classes)
     tested, labels = _tested(dataset, names, known is not None and images == train)
-    if not bool((labels >= 0).any()):
-        labels = known_labels(dataset, names, read_labels(labelled, names, dataset))
+    for index, label in read_labels(labelled, names, tested).items():
+        if labels[index] >= 0 and label >= 0 and labels[index] != label:
+            raise InputError(
+                f"image {index} is {names[labels[index]]} in {tested.name} and {names[label]} by --labelled"
+            )
+        labels[index] = label if label >= 0 else labels[index]
     pixels, in_pool = tested.images, torch.full((len(tested),), UNLABELLED)
     if known is not None:
         if known.images.shape[1:] != pixels.shape[1:]:
@@ -169,7 +178,10 @@ def rank_from_files(
             )
         parts = [pixels, known.images]
         pixels = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
-        in_pool = torch.cat([in_pool, in_classes(known, known.labels, names)])
+        theirs = in_classes(known, known.labels, names)
+        if not bool((theirs >= 0).any()):
+            raise InputError(f"{known.name} has no labelled image of {', '.join(names)}")
+        in_pool = torch.cat([in_pool, theirs])
     candidates = Candidates(
         built_network(model, weights, tested.images, len(names), device),
         Pool(InMemory(pixels), in_pool, names),
@@ -179,6 +191,14 @@ def rank_from_files(
     order, scores = choose_with_scores(method, candidates, len(tested), generator(seed, "rank"))
     predicted = candidates.logits.argmax(1)[order]
     return Ranking(order, scores, predicted, labels[order], type(method).__name__, tested, names)
+
+
+def _columns(path: Path) -> set[str]:
+    """Those of a CSV file; none where there is no such file."""
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return set(next(csv.reader(file), []))
 
 
 def _tested(dataset: Dataset, names: tuple[str, ...], is_trained_on: bool) -> tuple[Dataset, Tensor]:
@@ -191,4 +211,4 @@ def _tested(dataset: Dataset, names: tuple[str, ...], is_trained_on: bool) -> tu
         dataset = Dataset(dataset.name, dataset.test_images, dataset.test_labels, dataset.classes)
     elif is_trained_on:
         raise InputError(f"{dataset.name} has no test images: name others than the model was trained on by --images")
-    return dataset, renumbered(dataset.labels, dataset, names) if dataset.classes else dataset.labels
+    return dataset, in_classes(dataset, dataset.labels, names) if dataset.classes else dataset.labels.clone()

@@ -9,14 +9,28 @@ from pathlib import Path
 
 from robal import presets
 from robal.acquisition import Acquisition, Crafted
-from robal.attacks import PGD
+from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
+from robal.datasets import load
 from robal.errors import InputError, PlanError
 from robal.networks import Architecture, Custom
 from robal.oracles import CSVFile, Hidden
-from robal.plan import Plan, name_of
+from robal.plan import Evaluation, Plan, name_of
 from robal.plans import read_component, read_plan, read_yaml
-from robal.threats import L2, Linf, parse
+from robal.threats import L2, Linf, Threat, parse
+
+_ELSEWHERE = {
+    "per_round": "--budget",
+    "seed": "--seed",
+    "network": "--model",
+    "data.name": "--images",
+    "data.train": "--train",
+    "data.test": "--test",
+    "data.resize": "--resize",
+    "start.weights": "--weights",
+    "start.labels": "--budget",
+    "acquisition": "--acquisition",
+}
 
 
 def retraining_plan(
@@ -26,7 +40,8 @@ def retraining_plan(
     *,
     weights: Path | None = None,
     budget: str = "1%",
-    acquisition: str = "DRE",
+    acquisition: str | None = None,
+    attack: str | None = None,
     threat: str | None = None,
     test: str | None = None,
     resize: int | None = None,
@@ -43,49 +58,64 @@ def retraining_plan(
     Raises:
         PlanError, DataError, InputError: each says what was expected, what came and what to do.
     """
+    said = {setting.partition("=")[0] for setting in settings}
+    for key, option in _ELSEWHERE.items():
+        if key in said or (key == "acquisition" and any(one.startswith("acquisition.") for one in said)):
+            raise PlanError([f"{key} is said by {option}, not by a setting"])
     plan = read_plan(None, [*settings], read_yaml(presets.text(preset), preset))
-    if "per_round" in {setting.partition("=")[0] for setting in settings}:
-        raise PlanError(["how many images are labelled is said by --budget, not by per_round"])
-    said = {setting.partition("=")[0].partition(".")[0] for setting in settings}
+    if plan.start.labels or not plan.rounds:
+        raise PlanError([f"a retraining buys no first labels and has a round; {preset} is none: try --preset retrain"])
     network = Custom(model) if ":" in model and "{" not in model else read_component(Architecture, model, "model")
     source = replace(
         plan.data, name=images, train=train, test=test or plan.data.test, resize=resize or plan.data.resize
     )
     source = source if folder is None else replace(source, folder=str(folder))
-    plan = replace(plan, data=source, network=network, seed=seed)
-    plan = replace(plan, start=replace(plan.start, weights="" if weights is None else str(weights)))
-    if threat is not None:
-        plan = replace(plan, threat=parse(threat))
-    data = source.load()
-    if "acquisition" not in said:
-        inner = read_component(Acquisition, acquisition, "acquisition")
-        given = plan.acquisition
-        plan = replace(plan, acquisition=replace(given, inner=inner) if isinstance(given, Crafted) else inner)
+    start = replace(plan.start, weights="" if weights is None else str(weights))
+    plan = replace(plan, data=source, network=network, seed=seed, start=start).located()
+    if weights is not None and plan.data.name == plan.data.train and load(train, folder).test_images is None:
+        raise InputError(f"{train} has no test images, and the model was trained on all others: name new --images")
+    plan = replace(plan, threat=plan.threat if threat is None else parse(threat))
+    plan = replace(plan, acquisition=_crafted(plan.acquisition, acquisition, attack))
+    data = plan.data.load()
     new = data.pool.candidates
     held = data.hidden is not None and bool((data.hidden[new] >= 0).all())
-    if isinstance(plan.oracle, Hidden) and "oracle" not in said and not held:
+    if isinstance(plan.oracle, Hidden) and not held and not any(one.partition(".")[0] == "oracle" for one in said):
         plan = replace(plan, oracle=CSVFile())
-    plan = replace(plan, per_round=_share(budget, data))
-    if "evaluation" not in said:
-        plan = _with_another_norm(plan, data)
-    return plan.located(), data
+    count = _share(budget, data)
+    if count % plan.rounds:
+        raise InputError(f"--budget {budget} is {count} images, which {plan.rounds} rounds cannot share evenly")
+    plan = replace(plan, per_round=count // plan.rounds)
+    if not said & {"evaluation", "evaluation.each_round"}:
+        plan = replace(plan, evaluation=_measured(plan.evaluation, plan.threat, data))
+    return plan, data
+
+
+def _crafted(given: object, acquisition: str | None, attack: str | None) -> Acquisition:
+    """What chooses and crafts: the preset's, but for what the command line says."""
+    chooser = None if acquisition is None else read_component(Acquisition, acquisition, "acquisition")
+    if isinstance(chooser, Crafted):
+        if attack is not None:
+            raise PlanError(["an acquisition of the name Crafted says its attack itself; leave --attack out"])
+        return chooser
+    found = given if isinstance(given, Crafted) else Crafted(inner=given)  # type: ignore[arg-type]
+    found = found if chooser is None else replace(found, inner=chooser)
+    return found if attack is None else replace(found, attack=read_component(Attack, attack, "attack"))
 
 
 def _share(budget: str, data: Data) -> int:
     """How many images a budget such as "200" or "1%" is; a share counts all new images, those of the test too."""
     new, word = len(data.pool.candidates), budget.strip()
-    tested = 0 if data.test is None or not data.tests_new else len(data.test)
+    every = new + (len(data.test) if data.test is not None and data.tests_new else 0)
     try:
-        share = float(word.removesuffix("%"))
-        many = share if not word.endswith("%") else share / 100 * (new + tested)
-        count = round(many)
-        is_whole = word.endswith("%") or many == count
-    except (ValueError, OverflowError):
-        raise PlanError([f"--budget is a number of images, or a share of them such as 1%; {budget!r} came"]) from None
-    if not math.isfinite(many) or not is_whole or many <= 0:
+        number = float(word.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    many = number / 100 * every if word.endswith("%") else number
+    if not math.isfinite(many) or many <= 0 or (many != round(many) and not word.endswith("%")):
         raise PlanError([f"--budget is a number of images, or a share of them such as 1%; {budget!r} came"])
+    count = round(many)
     if count < 1:
-        raise InputError(f"{budget} of {new + tested} images is less than one; raise --budget")
+        raise InputError(f"{budget} of {every} images is less than one; raise --budget")
     if count >= new:
         raise InputError(
             f"--budget {budget} asks for {count} images, and there are {new} to choose from: with all of them there is "
@@ -94,14 +124,15 @@ def _share(budget: str, data: Data) -> int:
     return count
 
 
-def _with_another_norm(plan: Plan, data: Data) -> Plan:
-    """The plan that measures, beside its threat, one that nothing was crafted for: L2 for Linf."""
-    if not isinstance(plan.threat, Linf):
-        return plan
-    pixels = math.prod(data.images.shape[1:])
-    other = PGD(steps=50, threat=L2(round(plan.threat.eps * math.sqrt(pixels) / 4, 2)))
-    asked = plan.evaluation
-    names = {name_of(attack, plan.threat) for attack in (*asked.each_round, *asked.at_end)}
-    if name_of(other, plan.threat) in names:
-        return plan
-    return replace(plan, evaluation=replace(asked, each_round=(*asked.each_round, other)))
+def _measured(asked: Evaluation, threat: Threat, data: Data) -> Evaluation:
+    """Beside what is asked for a norm that nothing was crafted for; AutoAttack as it is for few classes."""
+    attacks = list(asked.each_round)
+    if len(data.classes) < 4:
+        attacks = [replace(one, version="reduced") if isinstance(one, AutoAttack) else one for one in attacks]
+    root = math.sqrt(math.prod(data.images.shape[1:]))
+    to = threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root
+    eps = float(f"{to:.2g}")
+    other = PGD(steps=50, threat=L2(eps) if isinstance(threat, Linf) else Linf(min(eps, 1.0)))
+    if name_of(other, threat) not in {name_of(one, threat) for one in attacks}:
+        attacks.append(other)
+    return replace(asked, each_round=tuple(attacks))

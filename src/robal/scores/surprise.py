@@ -87,7 +87,7 @@ def distance_surprise(embeddings: Tensor, predicted: Tensor, known: Tensor, know
 
     Returns:
         [M] float64, 0 or more, higher = more surprising. Where no known image has the class, a is the nearest of all
-        and b the nearest to z of any class but a's. Where there is no other class, |a - b| counts as 1. Of known
+        and b the nearest to a of any class but a's. Where there is no other class, |a - b| counts as 1. Of known
         embeddings of two classes that are equal, the quotient is 10¹² at most.
 
     >>> z, known = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 4.0]])
