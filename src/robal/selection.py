@@ -174,7 +174,7 @@ def read_images(
         by_class = inside <= set(names)
         dataset = load_folder(root, resize=resize, classes=names if by_class else None, labelled=by_class)
     else:
-        dataset = load(images, folder, resize=resize, classes=names or None)
+        dataset = load(images, folder, resize=resize)
     if not (names or dataset.classes):
         raise InputError(f"{dataset.name} names no classes: give --classes 10, or --classes cat,dog")
     return dataset, names or dataset.classes
