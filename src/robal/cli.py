@@ -29,6 +29,8 @@ app = App(
 )
 data_app = App(name="data", help="Data sets: what is known, what is here, and how to get it.")
 app.command(data_app)
+pool_app = App(name="pool", help="Pools on disk: many images in one Parquet file, read as they are needed.")
+app.command(pool_app)
 labels_app = App(name="labels", help="The labels of a run out and in: CSV, JSON, folders of images.")
 app.command(labels_app)
 
@@ -887,6 +889,75 @@ def presets_command(name: str | None = None) -> None:
         return
     for known in presets.names():
         print(f"{known:26} {presets.summary(known)}")
+
+
+@pool_app.command(name="build")
+def build_command(
+    source: str,
+    out: Path,
+    *,
+    resize: int | None = None,
+    keep_files: Annotated[bool, Parameter(negative="")] = False,
+    classes: str | None = None,
+    data: Path | None = None,
+) -> None:
+    """Put many images into one Parquet file, whose pool a run reads from disk as it is needed.
+
+    Each image has a stable id; broken files are left out and listed.
+
+    For example:
+
+    - `robal pool build photos/ photos.parquet --resize 64`
+    - `robal pool build photos/ photos.parquet --resize 224 --keep-files` (the files' bytes: smaller, decoded when read)
+    - `robal run data.name=photos.parquet --out runs/photos`
+
+    Parameters
+    ----------
+    source
+        A folder of images, an .npz file, or a known data set.
+    out
+        The file to write, with .parquet at its end.
+    resize
+        Height and width in pixels to resize the images to.
+    keep_files
+        Keep the bytes of a folder's files instead of their pixels.
+    classes
+        The names of the classes in the order of their labels, separated by commas; else the folders' names.
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    """
+    from robal.parquet import build_pool
+    from robal.progress import display
+
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    with display():
+        build_pool(source, out, folder=data, resize=resize, keep_files=keep_files, classes=names)
+    info_command(out)
+
+
+@pool_app.command(name="info")
+def info_command(file: Path) -> None:
+    """Say what is in a Parquet pool: images, labels, classes, size, and which files were broken.
+
+    For example:
+
+    - `robal pool info photos.parquet`
+
+    Parameters
+    ----------
+    file
+        The file that `robal pool build` made.
+    """
+    from robal.parquet import read_manifest
+
+    said = read_manifest(file)
+    channels, height, width = said.shape
+    pool, tests = said.images["pool"], said.images["test"]
+    print(f"{file}: {pool:,} images in the pool ({said.labelled:,} labelled), {tests:,} test images")
+    print(f"{height} x {width} pixels, {channels} channels, {said.encoding}; {file.stat().st_size / 2**20:,.1f} MB")
+    print(f"classes: {', '.join(said.classes) or 'none named'}; fingerprint {said.fingerprint}")
+    for name, why in said.broken:
+        print(f"left out: {name}: {why}")
 
 
 @data_app.command(name="list")

@@ -14,6 +14,7 @@ from torch import Tensor
 from robal.datasets import Dataset, from_arrays, load_folder
 from robal.errors import InputError
 from robal.images import Images, InMemory
+from robal.parquet import ParquetImages
 from robal.pool import UNLABELLED, Pool, check_labels
 from robal.seeds import generator
 
@@ -183,15 +184,11 @@ class Data:
             raise InputError("held_out_images must be 0 or more, train_images and test_images at least 1")
         dataset.check_enough_classes()
         train, cut = _first(dataset.images, dataset.labels, train_images, seed, "training")
-        if dataset.test_images is None or dataset.test_labels is None:
-            pool, validation, test, about = _drawn(train, seed)
-        else:
+        tests = None
+        if dataset.test_images is not None and dataset.test_labels is not None:
             tests, test_cut = _first(dataset.test_images, dataset.test_labels, test_images, seed, "test")
-            apart = _from_test if held_out == "test" else _from_train
-            pool, validation, test, about = apart(train, tests, held_out_images, seed)
             cut += test_cut
-        validation, _ = mixed(validation, seed, "validation")
-        test, shuffled = mixed(test, seed, "test")
+        pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
         return cls(
             InMemory(pool.images),
             pool.labels if bool((pool.labels >= 0).any()) else None,
@@ -199,8 +196,31 @@ class Data:
             test.split(),
             dataset.classes,
             dataset.name,
-            f"{dataset.name}: {cut}{about}{shuffled}.",
+            f"{dataset.name}: {cut}{about}.",
         )
+
+    @classmethod
+    def from_parquet(
+        cls, path: Path | str, *, seed: int = 0, held_out: HeldOut = "train", held_out_images: int = _HELD_OUT_IMAGES
+    ) -> Data:
+        """Data from a Parquet file that `robal pool build` made, split as by `from_dataset`.
+
+        The pool stays on disk and is read a row group at a time; validation and test images are held in memory.
+
+        Raises:
+            DataError: for a file that is not there, or none of robal's.
+            InputError: as `from_dataset`.
+        """
+        images = ParquetImages(path)
+        every, manifest = images.at(torch.arange(sum(images.manifest.images.values()))), images.manifest
+        labels, in_test = every.labels, images.rows_in("test")
+        train = Part(images.rows, labels[images.rows])  # rows stand for the images until all is split
+        tests = Part(in_test, labels[in_test]) if len(in_test) else None
+        pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
+        held = [Part(every.at_rest(part.images), part.labels).split() for part in (validation, test)]
+        hidden = pool.labels if bool((pool.labels >= 0).any()) else None
+        about = f"{manifest.name}: {about}; {len(manifest.broken):,} broken images were left out."
+        return cls(images.at(pool.images), hidden, held[0], held[1], manifest.classes, manifest.name, about)
 
     def imbalanced(self, factor: float, profile: Literal["exponential", "step"] = "exponential", seed: int = 0) -> Data:
         """The same with fewer images of some classes in the pool: n · factor^(−r / (K − 1)) of the class of rank r.
@@ -256,6 +276,9 @@ class Data:
         digest = hashlib.sha256(repr(self.classes).encode())
         digest.update(b"" if self.known is None else _bytes(self.known))
         parts = [(self.images, self.hidden)]
+        if isinstance(self.images, ParquetImages):  # which knows its own, and may be too large to be read for this
+            digest.update(repr((self.images.fingerprint, self.hidden is None)).encode())
+            parts = []
         parts += [(split.images, split.labels) for split in (self.validation, self.test) if split is not None]
         digest.update(repr([self.validation is None, self.test is None]).encode())
         for images, labels in parts:
@@ -303,6 +326,18 @@ def _first(images: Tensor, labels: Tensor, count: int | None, seed: int, what: s
         return part, ""
     chosen, how = _run(labels, count, "first", seed, what)
     return part.take(chosen), f"of the {what} images {how} are used; "
+
+
+def _split(train: Part, tests: Part | None, seed: int, held_out: HeldOut, count: int) -> _Parts:
+    """By the rules of `Data.from_dataset`."""
+    if tests is None:
+        pool, validation, test, about = _drawn(train, seed)
+    else:
+        apart = _from_test if held_out == "test" else _from_train
+        pool, validation, test, about = apart(train, tests, count, seed)
+    validation, _ = mixed(validation, seed, "validation")
+    test, shuffled = mixed(test, seed, "test")
+    return pool, validation, test, about + shuffled
 
 
 def _from_train(train: Part, tests: Part, count: int, seed: int) -> _Parts:

@@ -43,7 +43,8 @@ class Source:
     """Where the images come from and how they are split.
 
     Args:
-        name: of a known data set (`robal data list`), an .npz file, a folder of images, or module:function.
+        name: of a known data set (`robal data list`), an .npz file, a folder of images, a .parquet file that `robal
+            pool build` made (its images stay on disk), or module:function.
         folder: where the user's data sets lie; "": the environment's ROBAL_DATA, else ./data.
         resize: height and width in pixels to resize to; None: as they are.
         held_out: where validation images that cost no label come from, see `Data.from_dataset`.
@@ -91,6 +92,12 @@ class Source:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
         if self.train:
             return self._beside()
+        if self.name.lower().endswith(".parquet"):
+            if self.resize or self.train_images or self.test_images or self.imbalance > 1:
+                raise InputError("a Parquet pool is used as it is: resize, choose and cut by `robal pool build`")
+            return Data.from_parquet(
+                self.name, seed=self.seed, held_out=self.held_out, held_out_images=self.held_out_images
+            )
         dataset = load(self.name, self.folder or None, resize=self.resize)
         data = Data.from_dataset(
             dataset,

@@ -4,15 +4,18 @@ from robal.datasets.arrays import from_arrays
 from robal.datasets.catalogue import File, Known, catalogue, find_known, known_name
 from robal.datasets.dataset import Dataset, resized
 from robal.datasets.fetch import fetch
-from robal.datasets.files import load_folder, load_npz
+from robal.datasets.files import BROKEN, Found, common_shape, load_folder, load_npz, walk_folder
 from robal.datasets.loading import load
 from robal.datasets.places import data_folder, present
 
 __all__ = [
+    "BROKEN",
     "Dataset",
     "File",
+    "Found",
     "Known",
     "catalogue",
+    "common_shape",
     "data_folder",
     "fetch",
     "find_known",
@@ -23,4 +26,5 @@ __all__ = [
     "load_npz",
     "present",
     "resized",
+    "walk_folder",
 ]

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 _KEYS = ("images", "labels", "test_images", "test_labels", "classes")
 _GREY, _DEEP = ("1", "L", "LA", "La"), ("I", "F")  # modes of PIL; the deep ones hold more than 8 bits
 _ORIENTATION = 0x0112  # of EXIF; from 5 on the camera lay on its side
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def load_npz(path: Path | str, classes: Sequence[str] | None = None) -> Dataset:
@@ -113,6 +114,64 @@ def load_folder(
     return Dataset(root.resolve().name, pixels[:count], labels[:count], names, *test, files=relative)
 
 
+@dataclass(frozen=True)
+class Found:
+    """An image file of a folder: its label (-1: none), whether it is of the test split, its name inside the folder."""
+
+    path: Path
+    name: str
+    label: int
+    is_test: bool
+
+
+def walk_folder(path: Path | str, classes: Sequence[str] | None = None) -> tuple[list[Found], tuple[str, ...]]:
+    """The image files of a folder as `load_folder` takes them, unread, and the names of the classes.
+
+    Raises:
+        DataMissing, DataError: as `load_folder`.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataMissing(f"there is no folder {root} (looked from {Path.cwd()})")
+    split = (root / "train").is_dir() and (root / "test").is_dir()
+    roots = (root / "train", root / "test") if split else (root,)
+    names = tuple(classes) if classes is not None else _class_names(roots)
+    found = [
+        Found(file, file.relative_to(root).as_posix(), label, number == 1)
+        for number, part in enumerate(roots)
+        for file, label in _list(part, names)
+    ]
+    return found, names
+
+
+def common_shape(found: Sequence[Found], resize: int | None) -> tuple[int, int, int]:
+    """(C, H, W) that all readable images have, or are resized to: one channel where all are grey.
+
+    Raises:
+        DataError: where sizes differ and no size is given.
+        DataMissing: where no image is readable.
+    """
+    headers = []
+    for one in track(found, "looking at the images"):
+        try:
+            headers.append((one, *_header(one.path)))
+        except DataError:
+            continue
+    if not headers:
+        raise DataMissing("none of the images is readable")
+    channels = 1 if all(mode in _GREY for _, mode, _ in headers) else 3
+    if resize is not None:
+        return channels, resize, resize
+    first, _, size = headers[0]
+    for one, _, other in headers:
+        if other != size:
+            raise DataError(
+                f"images differ in size: {first.path} is {size[0]} x {size[1]}, {one.path} is {other[0]} x {other[1]}; "
+                "give --resize 32, or another size, to make them all alike"
+            )
+    return channels, size[1], size[0]
+
+
 def class_folders(path: Path | str) -> tuple[str, ...]:
     """The names of a folder's class folders, those of train/ and test/ where it has both."""
     root = Path(path).expanduser()
@@ -190,5 +249,5 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
             yield image
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataCorrupt(f"{file} is broken or no image ({error}); repair or remove it") from error
