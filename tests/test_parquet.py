@@ -185,3 +185,26 @@ def test_what_is_no_pool_is_said(tmp_path: Path, photos: Path, pool: Path) -> No
     assert not (tmp_path / "w.parquet").exists()
     with pytest.raises(InputError, match="a Parquet pool is used as it is"):
         tiny_plan(f"data.name={pool}", "data.resize=8").data.load()
+
+
+def test_select_reads_a_pool_from_disk(
+    pool: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = []
+    for images in ("digits", str(pool)):
+        out = tmp_path / f"{Path(images).stem}-{len(chosen)}.csv"
+        with pytest.raises(SystemExit) as stop:
+            main(["select", "--model", "LeNet5", "--images", images, "--n", "9", "--out", str(out)])
+        assert stop.value.code == 0
+        assert out.with_suffix(".png").exists()
+        chosen.append(out.read_text())
+    assert chosen[0] == chosen[1]
+    build_pool(str(photos), tmp_path / "p.parquet", resize=28)
+    out = tmp_path / "query.csv"
+    with pytest.raises(SystemExit):
+        main(["select", "--model", "LeNet5", "--images", str(tmp_path / "p.parquet"), "--n", "3", "--out", str(out)])
+    assert "cat/" in out.read_text() or "dog/" in out.read_text() or "eel/" in out.read_text()
+    with pytest.raises(SystemExit) as stop:
+        main(["select", "--model", "LeNet5", "--images", str(pool), "--n", "3", "--resize", "32", "--out", str(out)])
+    assert stop.value.code == 2
+    assert "a Parquet pool is used as it is" in capsys.readouterr().err

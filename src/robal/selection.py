@@ -18,9 +18,10 @@ from robal.candidates import Candidates
 from robal.datasets import Dataset, load, load_folder
 from robal.errors import DataMissing, InputError
 from robal.files import write
-from robal.images import InMemory
+from robal.images import Images, InMemory
 from robal.networks import Architecture, Custom, channels_last, load_weights
 from robal.oracles.csv_file import further_columns, parse_label, read_rows
+from robal.parquet import ParquetImages
 from robal.plan import device_of
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
@@ -29,6 +30,28 @@ from robal.scores import entropy
 from robal.seeds import generator
 from robal.threats import parse, with_threat
 from robal.training.tensors import load_tensors, snapshots_in
+
+
+@dataclass(frozen=True, eq=False)
+class Offered:
+    """What is chosen from, wherever its pixels lie.
+
+    Args:
+        name: how messages call it.
+        images: N images.
+        labels: [N] int64, a position in `classes`; -1 where no label is known.
+        classes: the K names; empty where nobody named any.
+        files: N names, where images are files.
+    """
+
+    name: str
+    images: Images
+    labels: Tensor
+    classes: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +75,7 @@ class Selection:
     entropies: Tensor
     by: str
     candidates: int
-    dataset: Dataset
+    dataset: Offered
     classes: tuple[str, ...]
 
     def save(self, path: Path) -> Path:
@@ -73,7 +96,7 @@ class Selection:
         write(path, text.getvalue())
         sheet = path.with_suffix(".png")
         titles = [str(index) for index in self.indices.tolist()]
-        contact_sheet(sheet, InMemory(self.dataset.images), self.indices, titles, most=1000)
+        contact_sheet(sheet, self.dataset.images, self.indices, titles, most=1000)
         return sheet
 
 
@@ -104,27 +127,26 @@ def select_from_files(
     method = read_component(Acquisition, acquisition, "acquisition")
     if threat is not None:
         method = with_threat(method, parse(threat))
-    dataset, names = read_images(images, folder, resize, classes)
+    dataset, names = offered_by(images, folder, resize, classes)
     labels = known_labels(dataset, names, read_labels(labelled, names, dataset))
-    pool = Pool(InMemory(dataset.images), labels, names)
-    built = built_network(model, weights, dataset.images, len(names), device)
+    pool, shape = Pool(dataset.images, labels, names), dataset.images.shape
+    built = built_network(model, weights, shape, len(names), device)
     candidates = Candidates(built, pool, pool.candidates)
     if weights is not None:
         candidates = replace(candidates, snapshots=snapshots_of(weights))
     if "teacher" in needs_of(method):
         if teacher is None:
             raise InputError(f"{type(method).__name__} needs a standard model beside the robust one: give --teacher")
-        candidates = replace(candidates, teacher=built_network(model, teacher, dataset.images, len(names), device))
+        candidates = replace(candidates, teacher=built_network(model, teacher, shape, len(names), device))
     return selection(method, candidates, n, seed, dataset)
 
 
-def built_network(name: str, weights: Path | None, images: Tensor, classes: int, device: str) -> nn.Module:
+def built_network(name: str, weights: Path | None, shape: tuple[int, int, int], classes: int, device: str) -> nn.Module:
     """A network by its name or `module:function`, with saved weights, in eval mode on the device, as in a plan.
 
     Raises InputError and DataError as the network and `load_weights` do.
     """
     network = Custom(name) if ":" in name and "{" not in name else read_component(Architecture, name, "model")
-    shape = (images.shape[1], images.shape[2], images.shape[3])
     module = network(shape, classes, 0)
     if weights is not None:
         load_weights(module, weights)
@@ -149,6 +171,42 @@ def check_place(out: Path, images: str) -> None:
         raise InputError(f"{out.parent} is not to be written; name another file by --out")
 
 
+def offered_by(
+    images: str, folder: Path | None, resize: int | None, said: str | None
+) -> tuple[Offered, tuple[str, ...]]:
+    """The images to choose from, and the names of the classes, as `read_images`; those of a Parquet pool stay on disk.
+
+    Raises:
+        InputError: where nobody names the classes, or a Parquet pool should be resized.
+    """
+    if not images.lower().endswith(".parquet"):
+        dataset, names = read_images(images, folder, resize, said)
+        memory = InMemory(dataset.images)
+        return Offered(dataset.name, memory, dataset.labels, dataset.classes, dataset.files), names
+    if resize is not None:
+        raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
+    stored = ParquetImages(images)
+    files = tuple(stored.column("file")[stored.rows.numpy()].tolist())
+    classes = stored.manifest.classes
+    names = classes if said is None else named_classes(said)
+    if not names:
+        raise InputError(f"{images} names no classes: give --classes 10, or --classes cat,dog")
+    return Offered(stored.manifest.name, stored, stored.labels, classes, files if any(files) else ()), names
+
+
+def named_classes(said: str) -> tuple[str, ...]:
+    """The names of classes as said: "10", or "cat,dog". Raises InputError for fewer than two, or one named twice.
+
+    >>> named_classes("3")
+    ('0', '1', '2')
+    """
+    names = tuple(name.strip() for name in said.split(","))
+    names = tuple(str(number) for number in range(int(said))) if said.strip().isdecimal() else names
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(f"--classes names at least two classes, each once; {said!r} came")
+    return names
+
+
 def read_images(
     images: str, folder: Path | None, resize: int | None, said: str | None
 ) -> tuple[Dataset, tuple[str, ...]]:
@@ -162,12 +220,7 @@ def read_images(
     Raises:
         InputError: where nobody says.
     """
-    names: tuple[str, ...] = ()
-    if said is not None:
-        names = tuple(name.strip() for name in said.split(","))
-        names = tuple(str(number) for number in range(int(said))) if said.strip().isdecimal() else names
-        if len(set(names)) < max(len(names), 2):
-            raise InputError(f"--classes names at least two classes, each once; {said!r} came")
+    names: tuple[str, ...] = () if said is None else named_classes(said)
     root = Path(images).expanduser()
     if names and root.is_dir() and not ((root / "train").is_dir() and (root / "test").is_dir()):
         inside = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"}
@@ -181,7 +234,7 @@ def read_images(
 
 
 def selection(
-    acquisition: Acquisition | Score, candidates: Candidates, n: int, seed: int, dataset: Dataset
+    acquisition: Acquisition | Score, candidates: Candidates, n: int, seed: int, dataset: Offered
 ) -> Selection:
     """Choose n of the candidates, and say what the model thinks of them."""
     chosen, scores = choose_with_scores(acquisition, candidates, n, generator(seed, "select"))
@@ -192,7 +245,7 @@ def selection(
     )
 
 
-def known_labels(dataset: Dataset, classes: tuple[str, ...], given: dict[int, int]) -> Tensor:
+def known_labels(dataset: Offered | Dataset, classes: tuple[str, ...], given: dict[int, int]) -> Tensor:
     """[N] int64: what is known of the labels, -1 where nothing is.
 
     The data set's own labels count where some images have none. Where all have one, as in a benchmark, all images are
@@ -209,7 +262,7 @@ def known_labels(dataset: Dataset, classes: tuple[str, ...], given: dict[int, in
     return labels
 
 
-def renumbered(labels: Tensor, dataset: Dataset, classes: tuple[str, ...]) -> Tensor:
+def renumbered(labels: Tensor, dataset: Offered | Dataset, classes: tuple[str, ...]) -> Tensor:
     """Labels of the data set, positions in its own classes, as positions in `classes`; -1 stays.
 
     Raises:
@@ -222,7 +275,7 @@ def renumbered(labels: Tensor, dataset: Dataset, classes: tuple[str, ...]) -> Te
     return torch.where(labels >= 0, place[labels.clamp_min(0)], UNLABELLED)
 
 
-def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Dataset) -> dict[int, int]:
+def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Offered | Dataset) -> dict[int, int]:
     """{image number: class number} of CSV files with the columns index and label, and perhaps file.
 
     Where the column `file` is there, the file counts: in a folder that has grown since, the numbers have moved.

@@ -13,6 +13,7 @@ from robal.attacks import PGD, Attack, AutoAttack, Square
 from robal.datasets import Dataset, load
 from robal.errors import InputError
 from robal.folder import RunFolder
+from robal.images import InMemory
 from robal.loop import initial
 from robal.plans import read_component
 from robal.records import plan_of
@@ -90,7 +91,7 @@ def of_model(
     if len(labels) == 0:
         raise InputError(f"{dataset.name} has no labelled image to evaluate on")
     labels = renumbered(labels, dataset, names)
-    built = built_network(model, weights, pixels, len(names), device)
+    built = built_network(model, weights, InMemory(pixels).shape, len(names), device)
     about = {"model": model, "weights": str(weights or ""), "data": dataset.name}
     return Subject(built, pixels, labels, names, about, Path("evaluation"), resize=resize)
 

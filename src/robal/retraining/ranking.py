@@ -183,7 +183,7 @@ def rank_from_files(
             raise InputError(f"{known.name} has no labelled image of {', '.join(names)}")
         in_pool = torch.cat([in_pool, theirs])
     candidates = Candidates(
-        built_network(model, weights, tested.images, len(names), device),
+        built_network(model, weights, InMemory(tested.images).shape, len(names), device),
         Pool(InMemory(pixels), in_pool, names),
         torch.arange(len(tested)),
         snapshots=() if weights is None else snapshots_of(weights),
