@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/scale.py --data DATA --only Margin --sizes 1000000
     OMP_NUM_THREADS=1 python benchmarks/scale.py --quick                           # digits, 10³ and 10⁴
 
-The pools are MNIST's training images, each time moved by up to three pixels and turned by up to 15 degrees, in a Parquet
+The pools are MNIST's training images, each time moved by up to three pixels and turned by up to 15 degrees, one Parquet
 file each, made under --work and kept there. LeNet5 as it is before training, 200 images chosen by `robal.select`, one
 thread; each row in a process of its own, whose peak memory is that of everything: torch, the model, the file's pages
 in use. The plain pass reads the same file in batches of 128, as the engine does, and keeps the logits.
