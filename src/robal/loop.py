@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robal.acquisition import Random, choose, examples_of, needs_of, proxy_in
+from robal.acquisition import Crafted, Random, choose, examples_of, needs_of, proxy_in
+from robal.acquisition.acquisition import parts_of
 from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
@@ -208,9 +209,9 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     changed = int((state.pool.labels[relabelled[0]] != relabelled[1]).sum())
     state = reveal(plan, with_new_classes(state, data, place), relabelled)
     started = time.perf_counter()
-    state = replace(
-        state, kept=carried_on(state.kept, additions(plan, data, state, question, previous, scratch, before))
-    )
+    added = additions(plan, data, state, question, previous, scratch, before)
+    state = replace(state, kept=carried_on(state.kept, added))
+    crafting = sum(part.attack.passes for part in parts_of(plan.acquisition) if isinstance(part, Crafted))
     adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
@@ -244,7 +245,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
         "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden_of_unknown),
-        "gradient_evaluations": trained.evaluations + note.get("evaluations", 0),
+        "gradient_evaluations": trained.evaluations + note.get("evaluations", 0) + crafting * added.count("crafted"),
     }
     if number and data.known is not None:
         given = Trained.load(place.round(0) / "model.safetensors", initial(plan, data).model)

@@ -61,12 +61,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_one_command_labels_crafts_trains_and_measures_before_and_after(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert retrain("held.npz", "--budget", "10%", *QUICK) == 0
+    assert retrain("held.npz", "--budget", "10%", "--attack", "{name: PGD, steps: 2}", *QUICK) == 0
     before, after = rows(here / "run")
     assert [row["labels"]["bought"] for row in (before, after)] == [0, 8]  # 10 % of all 80, half of them are the test
     assert before["labels"]["known"] == after["labels"]["known"] == 600
     assert before["gradient_evaluations"] == 0
     assert after["kept"]["crafted"] == 8
+    assert after["gradient_evaluations"] == 2 * (600 + 8 + 8) * 3 + 8 * 2  # two epochs of PGD-2; crafting itself
     assert before["images"] == after["images"] == {"clean": 40, "PGD-2": 40}
     assert set(after["against_before"]) == {"forgotten", "learned"}
     given, first = load_file("weights.safetensors"), load_file("run/rounds/000/model.safetensors")
