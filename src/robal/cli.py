@@ -717,7 +717,7 @@ def retrain_command(
     attack
         Crafts adversarial examples of the chosen images; else the preset's, PGD. `--attack '{name: PGD, steps: 40}'`
     threat
-        What the adversary may do; else linf:0.2. `--threat linf:8/255`
+        What the adversary may do; else the preset's, linf:0.2. `--threat linf:8/255`
     test
         Labelled images to measure on: a known data set, a folder by class, or an .npz file. `--test tests/`
     preset

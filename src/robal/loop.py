@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robal.acquisition import Crafted, Random, choose, examples_of, needs_of, proxy_in
+from robal.acquisition import Random, choose, examples_of, needs_of, proxy_in
 from robal.acquisition.acquisition import parts_of
 from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
@@ -19,7 +19,7 @@ from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
-from robal.measure import Labelled, against_before, describe_query, measure, monitor_of
+from robal.measure import Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last, load_weights
 from robal.objectives import Natural
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
@@ -211,7 +211,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     started = time.perf_counter()
     added = additions(plan, data, state, question, previous, scratch, before)
     state = replace(state, kept=carried_on(state.kept, added))
-    crafting = sum(part.attack.passes for part in parts_of(plan.acquisition) if isinstance(part, Crafted))
+    crafting = sum(getattr(part, "example_passes", 0) for part in parts_of(plan.acquisition))
     adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
@@ -241,15 +241,14 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         "label": note.get("answering", 0.0),
         "train": trained.earlier + time.perf_counter() - started,
     }
-    row = measure(plan, data, labelled, trained, number, answers) | {
+    first = place.round(0) / "model.safetensors"
+    given = Trained.load(first, initial(plan, data).model).model if number and data.known is not None else None
+    row = measure(plan, data, labelled, trained, number, answers, given) | {
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
         "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden_of_unknown),
         "gradient_evaluations": trained.evaluations + note.get("evaluations", 0) + crafting * added.count("crafted"),
     }
-    if number and data.known is not None:
-        given = Trained.load(place.round(0) / "model.safetensors", initial(plan, data).model)
-        row["against_before"] = against_before(data, given.model, trained.model)
     row["times"] = times | {"evaluate": row.pop("seconds") + note.get("describing", 0.0)}
     row["seconds"] = sum(row["times"].values())
     bias = note.get("bias")

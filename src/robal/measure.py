@@ -99,9 +99,18 @@ def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Modu
 
 
 def measure(
-    plan: Plan, data: Data, labelled: Labelled, trained: Trained, number: int, answers: Tensor
+    plan: Plan,
+    data: Data,
+    labelled: Labelled,
+    trained: Trained,
+    number: int,
+    answers: Tensor,
+    before: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """The metrics of round `number`. All rates lie in [0, 1]; what cannot be measured is None."""
+    """The metrics of round `number`. All rates lie in [0, 1]; what cannot be measured is None.
+
+    `before`: the model of a retraining before it, to be compared with.
+    """
     started, plan = time.perf_counter(), plan.with_threats()
     row: dict[str, Any] = {
         "round": number,
@@ -128,15 +137,20 @@ def measure(
         whole = torch.arange(len(data.test))
         verdicts = clean(trained.model, data.test.images.at_rest(whole), data.test.labels)
         row["accuracy"], row["images"]["clean"] = verdicts.accuracy, len(whole)
+        if before is not None:
+            was = clean(before, data.test.images.at_rest(whole), data.test.labels).correct
+            row["against_before"] = against_before(was, verdicts.correct)
         row["per_class"]["accuracy"] = verdicts.per_class
         for attack, on_test in _on_test(plan, data, trained.model, number).items():
             row["robust_accuracy"][attack] = on_test.accuracy
             row["images"][attack] = len(on_test.labels)
             row["per_class"]["robust_accuracy"][attack] = on_test.per_class
-            before = replace(verdicts, correct=verdicts.correct[: len(on_test.labels)], labels=on_test.labels).per_class
+            as_it_is = replace(
+                verdicts, correct=verdicts.correct[: len(on_test.labels)], labels=on_test.labels
+            ).per_class
             row["per_class"]["boundary_error"][attack] = [
                 None if one is None or other is None else one - other
-                for one, other in zip(before, on_test.per_class, strict=True)
+                for one, other in zip(as_it_is, on_test.per_class, strict=True)
             ]
     return row | {"seconds": time.perf_counter() - started}
 
@@ -169,17 +183,16 @@ def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str,
     return found
 
 
-def against_before(data: Data, before: nn.Module, after: nn.Module) -> dict[str, float] | None:
-    """How a model differs from another on the test images as they are; None without any. Shares in [0, 1].
+def against_before(was: Tensor, now: Tensor) -> dict[str, float]:
+    """What a training changed on the test images as they are, [T] bool each: right before it, and right now.
 
     Returns:
-        "forgotten": of the images that the model had right before, how many it has wrong now; "learned": of those that
-        it had wrong, how many it has right.
+        "forgotten": of the images that were right, the share that is wrong now; "learned": of those that were wrong,
+        the share that is right.
+
+    >>> against_before(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+    {'forgotten': 0.5, 'learned': 0.0}
     """
-    if data.test is None:
-        return None
-    inputs, labels = data.test.images.at_rest(torch.arange(len(data.test))), data.test.labels
-    was, now = (clean(model, inputs, labels).correct for model in (before, after))
     shares = {"forgotten": (was & ~now, was), "learned": (~was & now, ~was)}
     return {name: int(some.sum()) / max(int(of.sum()), 1) for name, (some, of) in shares.items()}
 

@@ -36,6 +36,11 @@ class Crafted:
     inner: Acquisition | Score = DRE()
     attack: Attack = PGD()
 
+    @property
+    def example_passes(self) -> int:
+        """Gradient evaluations that each crafted example costs; a run counts them."""
+        return self.attack.passes
+
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
         return choose(self.inner, candidates, n, generator)
 
