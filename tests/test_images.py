@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import InputError
-from robal.images import Images, InMemory, check_pixels, picture, unit
+from robal.images import Images, InMemory, Joined, check_pixels, picture, unit
 
 GREY = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(4, 1, 1, 1)
 
@@ -79,3 +79,26 @@ def test_a_picture_for_people_of_bytes_and_of_floats(channels: int, mode: str) -
         assert (shown.mode, shown.size) == (mode, (5, 3))
         first = 1 if mode == "L" else 3
         assert shown.tobytes() == pixels[1, :first].permute(1, 2, 0).numpy().tobytes()
+
+
+def test_joined_images_are_those_of_their_parts_in_order() -> None:
+    eight = torch.randint(256, (5, 1, 2, 2), dtype=torch.uint8)
+    parts = (InMemory(eight[:3]), InMemory(eight[3:]), InMemory(torch.rand(4, 1, 2, 2)))
+    same, mixed = Joined(parts[:2]), Joined(parts)
+    assert (len(same), len(mixed), mixed.shape) == (5, 9, (1, 2, 2))
+    assert torch.equal(same.at_rest(torch.arange(5)), eight)
+    assert torch.equal(same.at_rest(torch.tensor([4, 0, 3, 0])), eight[[4, 0, 3, 0]])
+    wanted = torch.cat([eight / 255, parts[2].pixels])
+    order = torch.tensor([8, 1, 4, 5, 0])
+    assert torch.equal(mixed.batch(order), wanted[order])
+    assert torch.equal(mixed.at_rest(torch.tensor([6, 5])), wanted[[6, 5]])
+    assert same.at_rest(torch.tensor([1])).dtype == torch.uint8
+    assert mixed.at_rest(order[:0]).shape == (0, 1, 2, 2)
+    assert isinstance(mixed, Images)
+
+
+def test_images_of_different_shapes_are_not_joined() -> None:
+    with pytest.raises(InputError, match="of one shape"):
+        Joined((InMemory(GREY), InMemory(torch.zeros(1, 1, 2, 2))))
+    with pytest.raises(InputError, match="none"):
+        Joined(())

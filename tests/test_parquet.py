@@ -17,10 +17,12 @@ from robal.acquisition import CoreSet, Margin, select
 from robal.cli import main
 from robal.data import Data
 from robal.datasets import Dataset, load
+from robal.engines.ahead import ahead
 from robal.errors import DataCorrupt, DataMissing, InputError
 from robal.loop import run
 from robal.networks import LeNet5
-from robal.parquet import ParquetImages, build_pool, read_manifest, rows_of, write_parquet
+from robal.parquet import ParquetImages, build_pool, in_memory, read_manifest, rows_of, write_parquet
+from robal.retraining import rank_from_files
 from robal.seeds import generator
 from tiny_runs import outcome, tiny_plan
 
@@ -208,3 +210,70 @@ def test_select_reads_a_pool_from_disk(
         main(["select", "--model", "LeNet5", "--images", str(pool), "--n", "3", "--resize", "32", "--out", str(out)])
     assert stop.value.code == 2
     assert "a Parquet pool is used as it is" in capsys.readouterr().err
+
+
+def test_a_run_on_a_pool_of_which_some_are_broken_ends_and_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (pixels, label) in enumerate(zip(DIGITS.images[:300], DIGITS.labels[:300].tolist(), strict=True)):
+        place = tmp_path / "scans" / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[0].numpy()).save(place / f"{number:03d}.png")
+    broken = sorted((tmp_path / "scans").glob("*/*.png"))[::100]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:60])
+    out = tmp_path / "scans.parquet"
+    with pytest.raises(SystemExit) as stop:
+        main(["pool", "build", str(tmp_path / "scans"), str(out), "--keep-files"])
+    assert stop.value.code == 0
+    plan = tiny_plan("rounds=1", f"data.name={out}", "acquisition=Margin")
+    data = plan.data.load()
+    assert "3 broken images were left out" in data.about
+    assert run(plan, data, tmp_path / "run").round == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["pool", "info", str(out)])
+    said = capsys.readouterr().out
+    assert all(f"{file.parent.name}/{file.name}" in said for file in broken)
+
+
+def test_a_file_is_ordered_as_the_same_images_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(DIGITS, images=DIGITS.images[:300], labels=DIGITS.labels[:300])
+    split = replace(few, test_images=DIGITS.images[300:500], test_labels=DIGITS.labels[300:500])
+    monkeypatch.chdir(tmp_path)
+    for name, dataset in (("few", few), ("split", split)):
+        write_parquet(tmp_path / f"{name}.parquet", name, rows_of(dataset), (1, 28, 28), DIGITS.classes)
+    theirs = rank_from_files("LeNet5", "digits", Path("order.csv"), by="Margin")
+    ours = rank_from_files("LeNet5", "few.parquet", Path("order.csv"), by="Margin")
+    first_300 = theirs.indices[theirs.indices < 300]
+    assert ours.indices.tolist() == first_300.tolist()
+    assert torch.equal(ours.labels, DIGITS.labels[ours.indices])
+    tested = rank_from_files("LeNet5", "split.parquet", Path("order.csv"), by="DistanceSurprise", train="split.parquet")
+    assert len(tested.indices) == 200
+    assert torch.equal(tested.labels, DIGITS.labels[300:500][tested.indices])
+    tested.save(Path("order.csv"))
+    with pytest.raises(InputError, match="has no test images"):
+        rank_from_files("LeNet5", "few.parquet", Path("order.csv"), train="few.parquet")
+
+
+def test_a_file_read_whole_is_the_data_set_that_it_was_made_of(tmp_path: Path) -> None:
+    split = replace(DIGITS, test_images=DIGITS.images[:50], test_labels=DIGITS.labels[:50])
+    write_parquet(tmp_path / "s.parquet", "digits", rows_of(split), (1, 28, 28), DIGITS.classes)
+    found = in_memory(tmp_path / "s.parquet")
+    assert torch.equal(found.images, split.images)
+    assert torch.equal(found.labels, split.labels)
+    assert found.test_images is not None
+    assert torch.equal(found.test_images, DIGITS.images[:50])
+    assert found.classes == split.classes
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_reading_ahead_changes_nothing(photos: Path, keep: bool) -> None:
+    out = photos.parent / "photos.parquet"
+    build_pool(str(photos), out, keep_files=keep)
+    images = ParquetImages(out)
+    assert images.reads_ahead
+    whole = images.at_rest(torch.arange(60))
+    order = torch.randperm(60, generator=generator(0, "order"))
+    parts = list(ahead(images, order.split(7), torch.device("cpu")))
+    torch.testing.assert_close(torch.cat(parts), whole[order] / 255)

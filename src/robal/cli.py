@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,8 +19,43 @@ from robal.memory import keep_freed_memory
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
     from robal.data import Data
+    from robal.engines import Engine
     from robal.plan import Plan
     from robal.studies import Scheduler
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Where:
+    """Where images are looked at.
+
+    Parameters
+    ----------
+    engine
+        In this process, or in several by Ray (pip install 'robal[ray]'); the result is the same. `--engine ray`
+    address
+        Of a cluster of Ray that runs; else one is started here. `--address auto`
+    workers
+        How many processes of Ray look at once; else one for each processor but one. `--workers 2`
+    shards
+        A folder where what has been seen of the images is kept, so that a killed command goes on. `--shards seen/`
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    address: str = ""
+    workers: int | None = None
+    shards: Path | None = None
+
+    def __call__(self) -> Engine:
+        """The engine that is meant. Raises PlanError for options that mean nothing together."""
+        from robal.engines import Local, OnRay, Sharded
+
+        if self.engine == "ray":
+            return OnRay(self.address, self.workers, str(self.shards or ""))
+        if self.address or self.workers:
+            raise PlanError(["--address and --workers are for Ray: add --engine ray"])
+        return Sharded(str(self.shards)) if self.shards else Local()
+
 
 app = App(
     name="robal",
@@ -493,6 +529,7 @@ def select_command(
     seed: int = 0,
     data: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    where: Where = Where(),
 ) -> None:
     """Choose images to label with a model of yours; no run, no training.
 
@@ -505,6 +542,7 @@ def select_command(
     - `robal select --model LeNet5 --weights w.safetensors --images pool.npz --acquisition BADGE --n 100 --classes 10`
     - `robal select --model LeNet5 --weights runs/dre/rounds/006/model.safetensors --images digits --n 20`
     - `robal select ... --acquisition '{name: DRE, bins: 30}' --labelled labels.csv --out next.csv`
+    - `robal select ... --images pool.parquet --engine ray --workers 8 --shards seen/`
 
     Parameters
     ----------
@@ -512,7 +550,8 @@ def select_command(
         The function that builds your network (`module:function`, looked for in the current folder too), or one of
         robal's networks. It takes float images in [0, 1] and returns logits.
     images
-        A folder of images, an .npz file (`images`, optional `labels`, -1 where unknown), or a known data set.
+        A folder of images, a .parquet file that `robal pool build` made, an .npz file (`images`, optional `labels`, -1
+        where unknown), or a known data set.
     n
         How many images to choose.
     weights
@@ -559,6 +598,7 @@ def select_command(
             seed=seed,
             folder=data,
             device=device,
+            engine=where(),
         )
     sheet = chosen.save(out)
     if weights is None and ":" not in model:
@@ -582,6 +622,7 @@ def rank_command(
     seed: int = 0,
     data: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    where: Where = Where(),
 ) -> None:
     """Order images so that a tester who looks at them in turn finds a model's faults early; no training.
 
@@ -601,7 +642,8 @@ def rank_command(
     model
         The function that builds your network (`module:function`), or one of robal's networks. `--model LeNet5`
     images
-        What to order: a known data set (its test split), a folder of images, or an .npz file. `--images tests/`
+        What to order: a known data set (its test split), a folder of images, a .parquet file that `robal pool build`
+        made, or an .npz file. `--images tests/`
     weights
         A safetensors file of the network's tensors, or a run's model.safetensors. `--weights w.safetensors`
     by
@@ -645,6 +687,7 @@ def rank_command(
             seed=seed,
             folder=data,
             device=device,
+            engine=where(),
         )
     sheet, curve = ranking.save(out)
     if weights is None and ":" not in model:

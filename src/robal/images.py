@@ -108,6 +108,58 @@ class MapStyle:
         return pixels.float() if pixels.dtype == torch.float64 else pixels
 
 
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Images one after the other, wherever each part lives; uint8 beside float32 becomes float32 as it is read.
+
+    Args:
+        parts: of one shape.
+
+    Raises:
+        InputError: for none, or for parts of different shapes.
+    """
+
+    parts: tuple[Images, ...]
+
+    def __post_init__(self) -> None:
+        shapes = [part.shape for part in self.parts]
+        if not shapes or len(set(shapes)) > 1:
+            raise InputError(f"images that are joined are of one shape; these are {shapes or 'none'}")
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.parts[0].shape
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether reading takes time that a thread of its own may hide."""
+        return any(getattr(part, "reads_ahead", False) for part in self.parts)
+
+    def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        return unit(self.at_rest(indices).to(device))
+
+    def at_rest(self, indices: Tensor) -> Tensor:
+        indices = indices.cpu()
+        found, rows, start = list[Tensor](), list[Tensor](), 0
+        for part in self.parts:
+            here = ((indices >= start) & (indices < start + len(part))).nonzero().flatten()
+            if len(here) == len(indices):
+                return part.at_rest(indices - start)
+            if len(here):
+                rows.append(here)
+                found.append(part.at_rest(indices[here] - start))
+            start += len(part)
+        if len({one.dtype for one in found}) > 1:
+            found = [unit(one) for one in found]
+        joined = torch.empty((len(indices), *self.shape), dtype=found[0].dtype)
+        for here, pixels in zip(rows, found, strict=True):
+            joined[here] = pixels.cpu()
+        return joined
+
+
 def unit(pixels: Tensor) -> Tensor:
     """float32 in [0, 1] of pixels at rest (uint8 or float32).
 

@@ -120,7 +120,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         nothing, note = torch.empty(0, dtype=torch.int64), {"seconds": 0.0, "entropy": None, "bias": None}
         place.save_question(0, nothing, note)
         return replace(state, question=nothing, note=note)
-    candidates, scratch = candidates_of(state, previous), place.round(state.round) / "teacher.safetensors"
+    candidates, scratch = candidates_of(plan, state, previous), place.round(state.round) / "teacher.safetensors"
     if not first and "teacher" in needs_of(plan.acquisition):
         beside = previous.teacher
         if beside is None:
@@ -302,10 +302,11 @@ def left_over(pool: Pool, examples: Examples) -> Tensor:
     return pool.candidates[~torch.isin(pool.candidates, examples.origin)]
 
 
-def candidates_of(state: State, previous: Trained) -> Candidates:
+def candidates_of(plan: Plan, state: State, previous: Trained) -> Candidates:
     """What is left to choose from, in the eyes of the model at hand; of the history no test figure is shown."""
     seen = [{key: row[key] for key in ("round", "labelled", "labels", "validation")} for row in state.history]
-    return Candidates(previous.model, state.pool, state.pool.candidates, snapshots=previous.snapshots, history=seen)
+    left, snapshots = state.pool.candidates, previous.snapshots
+    return Candidates(previous.model, state.pool, left, plan.engine, snapshots=snapshots, history=seen)
 
 
 def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
@@ -393,7 +394,7 @@ def additions(
     apart = torch.cat([state.validation, state.meta])
     answered = question[(state.pool.labels[question] >= 0) & ~torch.isin(question, apart)]
     draw = generator(plan.seed, "examples", state.round)
-    candidates, labels = candidates_of(state, previous), state.pool.labels[answered]
+    candidates, labels = candidates_of(plan, state, previous), state.pool.labels[answered]
     if proxy_in(plan.acquisition) is not None:
         asking = Trained.load(folder / _PROXY, _of_proxy(plan, data, state, 0).model)
         candidates = replace(candidates, proxy=asking.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -92,7 +93,16 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     )
 
 
-def in_classes(dataset: Dataset, labels: Tensor, classes: tuple[str, ...]) -> Tensor:
+class Named(Protocol):
+    """What has a name, and names classes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+
+def in_classes(dataset: Named, labels: Tensor, classes: tuple[str, ...]) -> Tensor:
     """[N] int64: labels of a data set as positions in `classes`; -1 for all where none of its names is one of them.
 
     Names that are numbers count as positions where no class is called so.

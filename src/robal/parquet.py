@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +28,8 @@ from robal.progress import track
 
 Split = Literal["pool", "test"]
 _KEY = b"robal"
-_GROUP = 1_024  # rows of a row group
+_GROUP = 1_024  # rows of a row group, at most
+_GROUP_BYTES = 2**20  # after which a row group ends
 _CACHED = 64 * 2**20  # bytes of decoded row groups that a reader keeps
 
 
@@ -146,7 +151,7 @@ def write_parquet(
             digest.update(repr((identity, row.label, row.split)).encode())
             counts[row.split] += 1
             labelled += row.split == "pool" and row.label >= 0
-            if len(group["id"]) == _GROUP:
+            if len(group["id"]) == _GROUP or sum(map(len, group["image"])) >= _GROUP_BYTES:
                 flush()
         if group["id"]:
             flush()
@@ -192,7 +197,10 @@ class ParquetImages:
         self._file = _arrow().parquet.ParquetFile(self.path, memory_map=True)
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
         self._ends = torch.tensor(sizes).cumsum(0)
-        self._groups: OrderedDict[int, Tensor] = OrderedDict()
+        self._groups: OrderedDict[int, Tensor | list[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    reads_ahead = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "manifest": self.manifest, "rows": self.rows}
@@ -222,6 +230,11 @@ class ParquetImages:
         found: np.ndarray[Any, Any] = self._file.read(columns=[name]).column(name).to_numpy()
         return found
 
+    def files_at(self, rows: Tensor) -> tuple[str, ...]:
+        """The names of the files that images came from; () where they were none."""
+        files = tuple(self.column("file")[rows.numpy()].tolist())
+        return files if any(files) else ()
+
     def rows_in(self, split: Split) -> Tensor:
         """[n] int64: the rows of a split, ascending."""
         return torch.from_numpy(np.flatnonzero(self.column("split") == split))
@@ -239,26 +252,59 @@ class ParquetImages:
         found = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
         which = torch.searchsorted(self._ends, rows, right=True)
         for number in which.unique().tolist():
-            mine = which == number
-            start = int(self._ends[number - 1]) if number else 0
-            found[mine] = self._group(number)[rows[mine] - start]
+            mine = (which == number).nonzero().flatten()
+            inside = rows[mine] - (int(self._ends[number - 1]) if number else 0)
+            group = self._group(number)
+            if isinstance(group, Tensor):
+                found[mine] = group[inside]
+            else:
+                pixels = _decoders().map(lambda at, of=group: decoded(of[at], self.shape, self.path), inside.tolist())
+                for place, image in zip(mine.tolist(), pixels, strict=True):
+                    found[place] = image
         return found
 
-    def _group(self, number: int) -> Tensor:
-        """[n, C, H, W] uint8, a row group's images."""
-        if number in self._groups:
-            self._groups.move_to_end(number)
-            return self._groups[number]
-        column = self._file.read_row_group(number, columns=["image"]).column("image").combine_chunks()
-        if self.manifest.encoding == "raw":
-            flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * int(np.prod(self.shape)))
-            pixels = torch.from_numpy(flat.reshape(len(column), *self.shape).copy())
-        else:
-            pixels = torch.stack([decoded(one, self.shape, self.path) for one in column.to_pylist()])
-        self._groups[number] = pixels
-        while len(self._groups) > 1 and sum(one.numel() for one in self._groups.values()) > _CACHED:
-            self._groups.popitem(last=False)
-        return pixels
+    def _group(self, number: int) -> Tensor | list[bytes]:
+        """A row group's images: [n, C, H, W] uint8, or, where they are encoded, the bytes of each."""
+        with self._lock:
+            if number in self._groups:
+                self._groups.move_to_end(number)
+                return self._groups[number]
+            column = self._file.read_row_group(number, columns=["image"]).column("image").combine_chunks()
+            group: Tensor | list[bytes] = column.to_pylist() if self.manifest.encoding == "encoded" else torch.empty(0)
+            if isinstance(group, Tensor):
+                flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * int(np.prod(self.shape)))
+                group = torch.from_numpy(flat.reshape(len(column), *self.shape).copy())
+            self._groups[number] = group
+            while len(self._groups) > 1 and sum(map(_bytes_of, self._groups.values())) > _CACHED:
+                self._groups.popitem(last=False)
+            return group
+
+
+def _bytes_of(group: Tensor | list[bytes]) -> int:
+    return group.numel() if isinstance(group, Tensor) else sum(map(len, group))
+
+
+@cache
+def _decoders() -> ThreadPoolExecutor:
+    """Threads that decode: pillow works without Python's lock."""
+    return ThreadPoolExecutor(os.cpu_count(), "robal-decodes")
+
+
+def in_memory(path: Path | str) -> Dataset:
+    """All of a file as a data set in memory, its test split apart. Raises DataError as `ParquetImages`."""
+    pool = ParquetImages(path)
+    tests, test_images, test_labels = pool.at(pool.rows_in("test")), None, None
+    if len(tests):
+        test_images, test_labels = tests.at_rest(torch.arange(len(tests))), tests.labels
+    return Dataset(
+        pool.manifest.name,
+        pool.at_rest(torch.arange(len(pool))),
+        pool.labels,
+        pool.manifest.classes,
+        test_images,
+        test_labels,
+        files=pool.files_at(pool.rows),
+    )
 
 
 def decoded(content: bytes, shape: tuple[int, int, int], where: Path) -> Tensor:

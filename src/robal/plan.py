@@ -13,11 +13,13 @@ from robal.acquisition import DRE, Acquisition, Score, needs_of, proxy_in
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
 from robal.datasets import Dataset, known_name, load
+from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.networks import Architecture, LeNet5
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
+from robal.parquet import in_memory
 from robal.threats import Linf, Threat, with_threat
 from robal.training import Adam, Cosine, PoolTraining, Recipe, Triangular
 
@@ -113,12 +115,12 @@ class Source:
 
     def _beside(self) -> Data:
         """The pool of a retraining, see `beside`; what is named twice is one object."""
-        trained_on = load(self.train, self.folder or None, resize=self.resize)
+        trained_on = self.read(self.train)
         named: dict[str, Dataset] = {_located(self.train): trained_on}
         for name in (self.name, self.test):
             if name and _located(name) not in named:
                 classes = trained_on.classes
-                named[_located(name)] = load(name, self.folder or None, resize=self.resize, classes=classes)
+                named[_located(name)] = self.read(name, classes)
         new, tests = named[_located(self.name)], named[_located(self.test)] if self.test else None
         if self.train_images is not None:
             few = slice(self.train_images)
@@ -129,6 +131,14 @@ class Source:
             first = replace(new, test_images=new.test_images[few], test_labels=new.test_labels[few])
             trained_on, new = first if new is trained_on else trained_on, first
         return beside(trained_on, new, tests, self.apart, self.seed)
+
+    def read(self, name: str, classes: tuple[str, ...] | None = None) -> Dataset:
+        """A data set whole, in memory. Raises DataError and InputError as `robal.datasets.load`."""
+        if not name.lower().endswith(".parquet"):
+            return load(name, self.folder or None, resize=self.resize, classes=classes)
+        if self.resize:
+            raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
+        return in_memory(name)
 
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""
@@ -313,6 +323,7 @@ class Plan:
         rounds: after round 0; a run writes rounds + 1 rows of metrics.
         seed: of all random streams.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        engine: where acquisition functions look at the pool: here, or by Ray on many machines. The result is the same.
     """
 
     data: Source = Source()
@@ -337,6 +348,7 @@ class Plan:
     rounds: int = 6
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Engine = Local()
 
     def __post_init__(self) -> None:
         if self.per_round < 1 or self.rounds < 0:

@@ -16,8 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from robal import acquisition, attacks, networks, objectives, oracles, threats, training
+from robal import acquisition, attacks, engines, networks, objectives, oracles, threats, training
 from robal.datasets import known_name
+from robal.engines import Local
 from robal.errors import InputError, PlanError, did_you_mean
 from robal.plan import Plan
 
@@ -26,6 +27,7 @@ COMPONENTS: dict[Any, types.ModuleType] = {
     acquisition.Acquisition: acquisition,
     acquisition.Score: acquisition,
     attacks.Attack: attacks,
+    engines.Engine: engines,
     networks.Architecture: networks,
     objectives.Objective: objectives,
     objectives.Weighing: objectives,
@@ -154,7 +156,9 @@ def encode(value: Any) -> Any:
 
 def default_folder(plan: Plan) -> Path:
     """runs/<data>-<acquisition>-<digest>: the same plan has the same folder, another plan another one."""
-    digest = hashlib.sha256(json.dumps(encode(plan), sort_keys=True).encode()).hexdigest()[:6]
+    decisive = encode(replace(plan, engine=Local()))
+    del decisive["engine"]  # wherever the work is done
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:6]
     acquisition_name = type(plan.acquisition).__name__
     return Path("runs") / f"{Path(plan.data.name).stem.replace(':', '-')}-{acquisition_name}-{digest}"
 

@@ -35,6 +35,7 @@ _ELSEWHERE = (
     "data.folder",
     "data.name",
     "device",
+    *(f"engine.{key}" for key in ("name", "address", "workers", "folder", "shard", "threads", "gpus")),
 )  # may differ from one machine to the next; the data has a fingerprint
 
 

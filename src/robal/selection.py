@@ -16,6 +16,7 @@ from robal.acquisition import Acquisition, Score, needs_of
 from robal.acquisition.acquisition import choose_with_scores
 from robal.candidates import Candidates
 from robal.datasets import Dataset, load, load_folder
+from robal.engines import Engine, Local
 from robal.errors import DataMissing, InputError
 from robal.files import write
 from robal.images import Images, InMemory
@@ -116,6 +117,7 @@ def select_from_files(
     seed: int = 0,
     folder: Path | None = None,
     device: str = "auto",
+    engine: Engine | None = None,
 ) -> Selection:
     """`robal select` as a function; its arguments are those of the command line, as text.
 
@@ -131,7 +133,7 @@ def select_from_files(
     labels = known_labels(dataset, names, read_labels(labelled, names, dataset))
     pool, shape = Pool(dataset.images, labels, names), dataset.images.shape
     built = built_network(model, weights, shape, len(names), device)
-    candidates = Candidates(built, pool, pool.candidates)
+    candidates = Candidates(built, pool, pool.candidates, engine or Local())
     if weights is not None:
         candidates = replace(candidates, snapshots=snapshots_of(weights))
     if "teacher" in needs_of(method):
@@ -186,12 +188,11 @@ def offered_by(
     if resize is not None:
         raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
     stored = ParquetImages(images)
-    files = tuple(stored.column("file")[stored.rows.numpy()].tolist())
     classes = stored.manifest.classes
     names = classes if said is None else named_classes(said)
     if not names:
         raise InputError(f"{images} names no classes: give --classes 10, or --classes cat,dog")
-    return Offered(stored.manifest.name, stored, stored.labels, classes, files if any(files) else ()), names
+    return Offered(stored.manifest.name, stored, stored.labels, classes, stored.files_at(stored.rows)), names
 
 
 def named_classes(said: str) -> tuple[str, ...]:

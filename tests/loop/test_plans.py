@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from robal import acquisition, attacks, networks, objectives, oracles, presets, threats, training
+from robal import acquisition, attacks, engines, networks, objectives, oracles, presets, threats, training
 from robal.acquisition import DRE, MCP, Margin, MaxEntropy, Random
 from robal.attacks import FGSM, PGD, AutoAttack
+from robal.engines import OnRay
 from robal.errors import InputError, PlanError
 from robal.networks import Custom
 from robal.objectives import Adversarial, Natural, Trades
@@ -24,6 +25,7 @@ from robal.training import SGD, Adam, Cosine, CropFlip, PoolTraining, Recipe, Tr
 PLACES = {
     acquisition.Acquisition: ("acquisition",),
     acquisition.Score: ("acquisition", "acquisition.score"),
+    engines.Engine: ("engine",),
     attacks.Attack: ("validation.attack", "recipe.objective.attack", "evaluation.each_round", "evaluation.at_end"),
     networks.Architecture: ("network",),
     objectives.Objective: ("recipe.objective", "start.recipe.objective"),
@@ -56,6 +58,7 @@ ALL_DIFFERENT = Plan(
     rounds=2,
     seed=-4,
     device="cpu",
+    engine=OnRay("auto", 3, "shards", 512, 64),
 )
 
 

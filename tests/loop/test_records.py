@@ -99,7 +99,9 @@ def test_each_difference_of_two_plans_is_found(place: RunFolder, data: Data, set
     assert "choose another folder with --out" in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", ["data.folder=/mnt", "data.name=/mnt/digits.npz", "device=cpu"])
+@pytest.mark.parametrize(
+    "setting", ["data.folder=/mnt", "data.name=/mnt/digits.npz", "device=cpu", "engine={name: ray, workers: 2}"]
+)
 def test_where_the_same_data_lie_and_the_device_make_no_other_run(place: RunFolder, data: Data, setting: str) -> None:
     write_records(place, tiny_plan(), data)
     check_same_run(place, tiny_plan(setting), data)

@@ -230,7 +230,7 @@ def test_other_data_are_refused(finished: Path, data: Data) -> None:
 
 def test_where_the_data_lie_and_on_which_device_may_differ(finished: Path, data: Data) -> None:
     before = contents(finished)
-    assert run(tiny_plan("device=cpu", 'data.folder="/elsewhere"'), data, finished).round == 3
+    assert run(tiny_plan("device=cpu", 'data.folder="/elsewhere"', "engine=Sharded"), data, finished).round == 3
     assert contents(finished) == before
 
 

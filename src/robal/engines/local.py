@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from robal.engines.ahead import ahead
+from robal.engines.rows import Rows
 from robal.errors import ContractError, InputError
 from robal.networks import frozen, home_of
 from robal.progress import track
@@ -17,16 +19,20 @@ from robal.seeds import generator
 TileFunction: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]
 
 
-class _Batches(Protocol):
+class Batches(Protocol):
+    """What has images to give: `robal.images.Images`, seen from below."""
+
     def __len__(self) -> int: ...
     def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor: ...
+    def at_rest(self, indices: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Whatever maps a function over images; every engine gives the same result."""
 
     def map(
-        self, function: TileFunction, model: nn.Module, images: _Batches, indices: Tensor, seed: int
+        self, function: TileFunction, model: nn.Module, images: Batches, indices: Tensor, seed: int
     ) -> dict[str, Tensor]:
         """Row i of every result belongs to `indices[i]`; results lie on the CPU."""
         ...
@@ -47,7 +53,7 @@ class Local:
             raise InputError(f"a tile holds at least one image; {self.tile} came")
 
     def map(
-        self, function: TileFunction, model: nn.Module, images: _Batches, indices: Tensor, seed: int
+        self, function: TileFunction, model: nn.Module, images: Batches, indices: Tensor, seed: int
     ) -> dict[str, Tensor]:
         """Call `function(model, batch, generator)` on tiles of `images[indices]`; model in eval mode, no gradients on.
 
@@ -61,27 +67,37 @@ class Local:
         Returns:
             {name: [M, ...]} on the CPU.
         """
-        device = home_of(model)
-        results: dict[str, Tensor] = {}
-        with frozen(model), torch.no_grad():
-            starts = range(0, max(len(indices), 1), self.tile)
-            for number, start in enumerate(track(starts, "looking at the pool")):
-                part = indices[start : start + self.tile]
-                if len(part) == 0:
-                    # Rows of the right shape are due all the same. Not every model takes a batch of none.
-                    one = torch.zeros(min(len(images), 1), dtype=torch.int64)
-                    rows = function(model, images.batch(one, device), generator(seed, "tile", 0))
-                    return {name: values[:0].cpu() for name, values in rows.items()}
-                missing = self.tile - len(part)
-                padded = torch.cat([part, part[-1:].expand(missing)]) if missing else part
-                batch = images.batch(padded, device)
-                rows = function(model, batch, generator(seed, "tile", number))
-                for name, values in rows.items():
-                    if len(values) != self.tile:
-                        raise ContractError(
-                            f"a function over images returned {len(values)} rows of {name!r} for a tile of {self.tile}"
-                        )
-                    if name not in results:
-                        results[name] = torch.empty((len(indices), *values.shape[1:]), dtype=values.dtype)
-                    results[name][start : start + len(part)] = values[: len(part)].cpu()
-        return results
+        return tiled(function, model, images, indices, seed, self.tile)
+
+
+def tiled(
+    function: TileFunction,
+    model: nn.Module,
+    images: Batches,
+    indices: Tensor,
+    seed: int,
+    tile: int,
+    first: int = 0,
+) -> dict[str, Tensor]:
+    """As `Local.map`, where `indices` are those from tile `first` of some more on."""
+    device = home_of(model)
+    with frozen(model), torch.no_grad():
+        if len(indices) == 0:
+            # Rows of the right shape are due all the same. Not every model takes a batch of none.
+            one = torch.zeros(min(len(images), 1), dtype=torch.int64)
+            rows = function(model, images.batch(one, device), generator(seed, "tile", 0))
+            return {name: values[:0].cpu() for name, values in rows.items()}
+        parts = indices.split(tile)
+        missing = tile - len(parts[-1])
+        padded = [*parts[:-1], torch.cat([parts[-1], parts[-1][-1:].expand(missing)])]
+        results = Rows(len(indices))
+        batches = ahead(images, padded, device)
+        for number, batch in enumerate(track(batches, "looking at the pool", len(parts))):
+            rows = function(model, batch, generator(seed, "tile", first + number))
+            for name, values in rows.items():
+                if len(values) != tile:
+                    raise ContractError(
+                        f"a function over images returned {len(values)} rows of {name!r} for a tile of {tile}"
+                    )
+            results.put(number * tile, rows, len(parts[number]))
+    return results.found

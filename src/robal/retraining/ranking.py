@@ -14,11 +14,13 @@ from torch import Tensor
 from robal.acquisition import Acquisition, DistanceSurprise, LikelihoodSurprise, needs_of
 from robal.acquisition.acquisition import choose_with_scores, parts_of
 from robal.candidates import Candidates
-from robal.datasets import Dataset, load
+from robal.datasets import load
+from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.files import write
-from robal.images import InMemory, unit
+from robal.images import InMemory, Joined
 from robal.new_images import in_classes
+from robal.parquet import ParquetImages
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
 from robal.records import contact_sheet
@@ -27,9 +29,11 @@ from robal.report.page import store
 from robal.retraining.faults import apfd, fault_curve
 from robal.seeds import generator
 from robal.selection import (
+    Offered,
     built_network,
     check_out,
     check_place,
+    offered_by,
     read_images,
     read_labels,
     snapshots_of,
@@ -58,7 +62,7 @@ class Ranking:
     predicted: Tensor
     labels: Tensor
     by: str
-    dataset: Dataset
+    dataset: Offered
     classes: tuple[str, ...]
 
     @property
@@ -99,7 +103,7 @@ class Ranking:
         write(path, text.getvalue())
         sheet = path.with_suffix(".png")
         titles = [self.classes[one] for one in self.predicted.tolist()]
-        contact_sheet(sheet, InMemory(self.dataset.images), self.indices, titles, most=_SHEET)
+        contact_sheet(sheet, self.dataset.images, self.indices, titles, most=_SHEET)
         curve = None
         if bool(self.faults.any()):
             curve = path.with_name(f"{path.stem}-faults.png")
@@ -141,6 +145,7 @@ def rank_from_files(
     seed: int = 0,
     folder: Path | None = None,
     device: str = "auto",
+    engine: Engine | None = None,
 ) -> Ranking:
     """`robal rank` as a function; its arguments are those of the command line, as text.
 
@@ -155,14 +160,12 @@ def rank_from_files(
     method = method if threat is None else with_threat(method, parse(threat))
     if needs_of(method) - {"snapshots"}:
         raise InputError(f"{type(method).__name__} needs {' and '.join(sorted(needs_of(method)))} beside the model")
-    known = None if train is None else load(train, folder, resize=resize)
+    known = None if train is None else _known(train, folder, resize)
     if known is None and any(isinstance(part, LikelihoodSurprise | DistanceSurprise) for part in parts_of(method)):
         raise InputError(f"{type(method).__name__} compares with what the model was trained on: give --train")
-    if known is not None and classes is None:
-        dataset, names = load(images, folder, resize=resize, classes=known.classes), known.classes
-    else:
-        dataset, names = read_images(images, folder, resize, classes)
-    tested, labels = _tested(dataset, names, known is not None and images == train)
+    said = None if known is None or classes is not None else known.classes
+    tested, names = _tested(images, folder, resize, classes, said, is_trained_on=images == train)
+    labels = in_classes(tested, tested.labels, names) if tested.classes else tested.labels.clone()
     for index, label in read_labels(labelled, names, tested).items():
         if labels[index] >= 0 and label >= 0 and labels[index] != label:
             raise InputError(
@@ -171,21 +174,21 @@ def rank_from_files(
         labels[index] = label if label >= 0 else labels[index]
     pixels, in_pool = tested.images, torch.full((len(tested),), UNLABELLED)
     if known is not None:
-        if known.images.shape[1:] != pixels.shape[1:]:
+        if known.images.shape != pixels.shape:
             raise InputError(
-                f"the images of {known.name} are {list(known.images.shape[1:])}, those to order "
-                f"{list(pixels.shape[1:])}: give a size for both by --resize"
+                f"the images of {known.name} are {list(known.images.shape)}, those to order "
+                f"{list(pixels.shape)}: give a size for both by --resize"
             )
-        parts = [pixels, known.images]
-        pixels = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
+        pixels = Joined((pixels, known.images))
         theirs = in_classes(known, known.labels, names)
         if not bool((theirs >= 0).any()):
             raise InputError(f"{known.name} has no labelled image of {', '.join(names)}")
         in_pool = torch.cat([in_pool, theirs])
     candidates = Candidates(
-        built_network(model, weights, InMemory(tested.images).shape, len(names), device),
-        Pool(InMemory(pixels), in_pool, names),
+        built_network(model, weights, tested.images.shape, len(names), device),
+        Pool(pixels, in_pool, names),
         torch.arange(len(tested)),
+        engine or Local(),
         snapshots=() if weights is None else snapshots_of(weights),
     )
     order, scores = choose_with_scores(method, candidates, len(tested), generator(seed, "rank"))
@@ -201,14 +204,42 @@ def _columns(path: Path) -> set[str]:
         return set(next(csv.reader(file), []))
 
 
-def _tested(dataset: Dataset, names: tuple[str, ...], is_trained_on: bool) -> tuple[Dataset, Tensor]:
-    """What is ordered, and its labels: a data set's test split, or all of it where it has none.
+def _known(train: str, folder: Path | None, resize: int | None) -> Offered:
+    """What the model was trained on: a data set's training images."""
+    if train.lower().endswith(".parquet"):
+        return offered_by(train, folder, resize, None)[0]
+    dataset = load(train, folder, resize=resize)
+    return Offered(dataset.name, InMemory(dataset.images), dataset.labels, dataset.classes)
+
+
+def _tested(
+    images: str,
+    folder: Path | None,
+    resize: int | None,
+    said: str | None,
+    known: tuple[str, ...] | None,
+    is_trained_on: bool,
+) -> tuple[Offered, tuple[str, ...]]:
+    """What is ordered, a data set's test split, or all of it where it has none; and the names of the classes.
 
     Raises:
         InputError: where that is what the model was trained on.
     """
-    if dataset.test_images is not None and dataset.test_labels is not None:
-        dataset = Dataset(dataset.name, dataset.test_images, dataset.test_labels, dataset.classes)
-    elif is_trained_on:
-        raise InputError(f"{dataset.name} has no test images: name others than the model was trained on by --images")
-    return dataset, in_classes(dataset, dataset.labels, names) if dataset.classes else dataset.labels.clone()
+    tests = None
+    if images.lower().endswith(".parquet"):
+        offered, names = offered_by(images, folder, resize, ",".join(known) if known and not said else said)
+        stored = ParquetImages(images)
+        apart = stored.at(stored.rows_in("test"))
+        if len(apart):
+            tests = Offered(offered.name, apart, apart.labels, offered.classes, stored.files_at(apart.rows))
+    else:
+        if known is not None:
+            dataset, names = load(images, folder, resize=resize, classes=known), known
+        else:
+            dataset, names = read_images(images, folder, resize, said)
+        offered = Offered(dataset.name, InMemory(dataset.images), dataset.labels, dataset.classes, dataset.files)
+        if dataset.test_images is not None and dataset.test_labels is not None:
+            tests = Offered(dataset.name, InMemory(dataset.test_images), dataset.test_labels, dataset.classes)
+    if tests is None and is_trained_on:
+        raise InputError(f"{offered.name} has no test images: name others than the model was trained on by --images")
+    return tests or offered, names

@@ -11,7 +11,6 @@ from robal import presets
 from robal.acquisition import Acquisition, Crafted
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
-from robal.datasets import load
 from robal.errors import InputError, PlanError
 from robal.networks import Architecture, Custom
 from robal.oracles import CSVFile, Hidden
@@ -72,7 +71,8 @@ def retraining_plan(
     source = source if folder is None else replace(source, folder=str(folder))
     start = replace(plan.start, weights="" if weights is None else str(weights))
     plan = replace(plan, data=source, network=network, seed=seed, start=start).located()
-    if weights is not None and plan.data.name == plan.data.train and load(train, folder).test_images is None:
+    is_one = plan.data.name == plan.data.train
+    if weights is not None and is_one and plan.data.read(plan.data.train).test_images is None:
         raise InputError(f"{train} has no test images, and the model was trained on all others: name new --images")
     plan = replace(plan, threat=plan.threat if threat is None else parse(threat))
     plan = replace(plan, acquisition=_crafted(plan.acquisition, acquisition, attack))
