@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from robal.plan import Evaluation, Plan, Source, Start, Validation
     from robal.pool import Pool
     from robal.threats import L1, L2, Linf
-    from robal.training import Recipe, fit
+    from robal.training import Recipe
+    from robal.training.fit import fit
 
 __all__ = [
     "BADGE",

@@ -14,7 +14,7 @@ from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.evaluation import Verdicts, clean, probabilities, seconds_needed, under_attack
-from robal.plan import Plan, name_of
+from robal.plan import Plan, Validation, name_of
 from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
 from robal.progress import say
 from robal.scores import entropy
@@ -83,19 +83,27 @@ def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Modu
     """A figure on validation images, by which the best epoch of round `number` is kept; None without any."""
     if labelled.validation is None:
         return None
-    inputs, labels = labelled.validation
-    attack, by = plan.with_threats().validation.attack, plan.validation.measure
+    return ByValidation(*labelled.validation, plan.with_threats().validation, plan.seed, number)
 
-    def on_clean(model: nn.Module, epoch: int) -> float:
+
+@dataclass(frozen=True, eq=False)
+class ByValidation:
+    """The figure that `validation.measure` names, of a model after an epoch."""
+
+    inputs: Tensor
+    labels: Tensor
+    validation: Validation
+    seed: int
+    round: int
+
+    def __call__(self, model: nn.Module, epoch: int) -> float:
+        inputs, labels, by = self.inputs, self.labels, self.validation.measure
+        if by == "robust":
+            seed = stream(self.seed, "monitor", self.round, epoch)
+            return under_attack(model, inputs, labels, self.validation.attack, seed, what="validation").accuracy
         if by == "accuracy":
             return clean(model, inputs, labels).accuracy
         return probabilities(model, inputs).gather(1, labels[:, None]).clamp_min(1e-300).log().mean().item()
-
-    def monitor(model: nn.Module, epoch: int) -> float:
-        seed = stream(plan.seed, "monitor", number, epoch)
-        return under_attack(model, inputs, labels, attack, seed, what="validation").accuracy
-
-    return monitor if by == "robust" else on_clean
 
 
 def measure(

@@ -6,11 +6,12 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from robal.errors import ContractError, InputError
 from robal.networks import channels_last, gains_from_bfloat16, home_of, in_bfloat16
@@ -20,6 +21,7 @@ from robal.progress import say, track
 from robal.seeds import generator, stream
 from robal.threats import Linf, scaled, with_threat
 from robal.training.batches import batches, steps_in_epoch
+from robal.training.devices import Group, check_devices, side_by_side
 from robal.training.lookahead import lookahead
 from robal.training.pseudo_labels import PseudoLabels, picked, pseudo_labels
 from robal.training.recipe import PoolTraining, Recipe
@@ -186,6 +188,12 @@ def _train(
     spent: int = 0,
 ) -> Trained:
     """`fit` without a teacher; `spent` gradient evaluations were, and count towards the budget."""
+    if recipe.devices > 1 and not distributed.is_initialized():
+        check_devices(recipe.devices, previous.model)
+        first = None if fresh is None or recipe.shrink == 1 else Same(fresh(0))
+        given = (recipe, examples, unlabelled, previous, monitor, seed, first, checkpoint, what, spent)
+        return side_by_side(_train, recipe.devices, previous, what, given)
+    team = Group.of(recipe.devices)
     started, earlier, device = time.perf_counter(), 0.0, home_of(previous.model)
     model = channels_last(copy.deepcopy(previous.model), examples.images.shape[1:])
     if recipe.shrink < 1 and fresh is not None:
@@ -194,6 +202,11 @@ def _train(
     if len(meta):
         examples = examples.of_kind(*Examples.TRAINED)
     companion = _companion(recipe.objective.begin(model, examples), previous.companion)
+    if team.size > 1 and companion is not None:
+        raise InputError(
+            f"{type(recipe.objective).__name__} keeps something of its own beside the model, which several devices "
+            "would each learn differently: use recipe.devices=1"
+        )
     averaged = copy.deepcopy(model).eval() if recipe.average else None
     beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]
     optimiser = recipe.optimiser.build([*model.parameters(), *beside])
@@ -231,14 +244,16 @@ def _train(
                     break
                 model.train()
                 shown = batches(recipe, examples, unlabelled, generator(seed, "order", epoch), device)
-            noise = generator(seed, "batch", epoch, place)
-            torch.manual_seed(stream(seed, "dropout", epoch, place))  # dropout layers draw from torch's own stream
+            noise = generator(seed, "batch", epoch, place, *team.named())
+            # dropout layers draw from torch's own stream
+            torch.manual_seed(stream(seed, "dropout", epoch, place, *team.named()))
             for group in optimiser.param_groups:
                 group["lr"] = recipe.optimiser.lr * recipe.schedule.factor(step, total, previous.steps)
                 momentum = recipe.schedule.momentum(step, total, previous.steps)
                 if momentum is not None:
                     group["momentum"] = momentum
-            batch = next(shown)
+            whole = next(shown)
+            batch, factor = team.share(whole)
             batch = replace(batch, inputs=recipe.augmentation(batch.inputs, noise))
             if batch.unlabelled is not None:
                 batch = replace(batch, unlabelled=recipe.augmentation(batch.unlabelled, noise))
@@ -255,13 +270,14 @@ def _train(
                     f"{type(recipe.objective).__name__} must return one loss for each of {len(batch.weights)} "
                     f"examples; it returned {list(losses.shape)}"
                 )
-            loss = (losses * batch.weights).mean()
+            loss = (losses * batch.weights).mean() * factor
             if not torch.isfinite(loss):
                 raise ContractError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower the learning rate")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            team.sum_gradients(model.parameters())
             optimiser.step()
-            taken, spent = step + 1, spent + _cost(recipe, batch) + (an_epoch if place == 0 else 0)
+            taken, spent = step + 1, spent + _cost(recipe, whole) + (an_epoch if place == 0 else 0)
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
             if taken in kept_after:
@@ -269,13 +285,14 @@ def _train(
             if place + 1 < per_epoch and taken < total:
                 continue
             model.eval()
+            team.average_buffers(model, averaged)
             if recipe.keep == "best" and monitor is not None:
-                score = monitor(averaged or model, epoch)
+                score = team.agreed(partial(monitor, averaged or model, epoch), device)
                 if score != score:
                     raise ContractError(f"the monitor answered NaN in epoch {epoch + 1}, so no epoch can be kept")
                 if score >= best_score:
                     best, best_score, best_epoch = tensors_of(parts, optimiser), score, epoch + 1
-            if checkpoint is not None:
+            if checkpoint is not None and team.leads:
                 seconds = earlier + time.perf_counter() - started
                 numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent, seconds), strict=True))
                 tensors = named("now", tensors_of(parts, optimiser)) | named("best", best) | numbered(snapshots)
@@ -299,6 +316,16 @@ def _train(
         earlier=earlier,
         score=best_score if recipe.keep == "best" else math.nan,
     )
+
+
+@dataclass(frozen=True)
+class Same:
+    """Networks before any training, of which there is one; unlike a closure it can be sent to another process."""
+
+    model: nn.Module
+
+    def __call__(self, number: int) -> nn.Module:
+        return self.model
 
 
 def _companion(fresh: nn.Module | None, earlier: nn.Module | None) -> nn.Module | None:

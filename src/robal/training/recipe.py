@@ -47,6 +47,10 @@ class Recipe:
         patience: stop after so many epochs without a better one; needs keep="best"; None: never.
         restarts: train so many times in a round, each from other initial weights, and keep the one that is best by
             validation; needs keep="best" and warm_start=False. A budget is divided among them.
+        devices: processes of this machine that train together, each on a GPU of its own, or on processors where there
+            is none: each attacks its share of every batch by itself, and gradients are summed. With fewer than
+            2 · devices images a batch is not shared. The result is that of one device but for the noise of
+            attacks and BatchNorm, whose statistics are of each share. Teacher and witness say their own.
         precision: of the forward and backward passes, crafting included. "bfloat16" trains a small residual network
             about twice as fast on processors with instructions for it, and LeNets no faster; weights, losses and
             whatever is measured stay float32.
@@ -74,8 +78,14 @@ class Recipe:
     patience: int | None = None
     restarts: int = 1
     precision: Precision = "float32"
+    devices: int = 1
 
     def __post_init__(self) -> None:
+        if self.devices < 1 or (self.devices > 1 and self.batch_size < 2 * self.devices):
+            raise InputError(
+                f"devices is 1 or more, with at least two images of a batch for each; {self.devices} devices and a "
+                f"batch_size of {self.batch_size} came"
+            )
         if self.epochs < 1 or self.batch_size < 2:
             raise InputError(
                 f"a recipe needs epochs >= 1 and batch_size >= 2; {self.epochs} and {self.batch_size} came"
