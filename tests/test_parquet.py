@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
+from scipy.fft import dctn
 
 from robal import parquet
 from robal.acquisition import CoreSet, Margin, select
@@ -20,8 +21,10 @@ from robal.datasets import Dataset, load
 from robal.engines.ahead import ahead
 from robal.errors import DataCorrupt, DataMissing, InputError
 from robal.loop import run
+from robal.near_duplicates import drift, near_duplicates, perceived
 from robal.networks import LeNet5
-from robal.parquet import ParquetImages, build_pool, in_memory, read_manifest, rows_of, write_parquet
+from robal.parquet import ParquetImages, in_memory, read_manifest, write_parquet
+from robal.pool_files import add_to_pool, build_pool, rows_of
 from robal.retraining import rank_from_files
 from robal.seeds import generator
 from tiny_runs import outcome, tiny_plan
@@ -277,3 +280,186 @@ def test_reading_ahead_changes_nothing(photos: Path, keep: bool) -> None:
     order = torch.randperm(60, generator=generator(0, "order"))
     parts = list(ahead(images, order.split(7), torch.device("cpu")))
     torch.testing.assert_close(torch.cat(parts), whole[order] / 255)
+
+
+# Pools that grow, and images that are alike
+
+
+def shown(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A picture with large shapes, another one for each number."""
+    draw = generator(number, "shown")
+    coarse = torch.randint(256, (6, 8, 3), dtype=torch.uint8, generator=draw)
+    return Image.fromarray(coarse.numpy()).resize(size, Image.Resampling.BICUBIC)
+
+
+def scans(place: Path, numbers: range, spoilt: bool = False) -> Path:
+    """Two classes; `spoilt`: the same pictures, compressed and a little brighter."""
+    for number in numbers:
+        folder = place / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        if spoilt:
+            ImageEnhance.Brightness(shown(number)).enhance(1.02).save(folder / f"{number:03d}-again.jpg", quality=90)
+        else:
+            shown(number).save(folder / f"{number:03d}.png")
+    return place
+
+
+def test_near_duplicates_are_found_and_different_images_are_not(tmp_path: Path) -> None:
+    scans(tmp_path / "s", range(60))
+    scans(tmp_path / "s", range(0, 60, 4), spoilt=True)
+    said = build_pool(str(tmp_path / "s"), tmp_path / "s.parquet")
+    assert said.groups == 15
+    images = ParquetImages(tmp_path / "s.parquet")
+    files, groups = images.column("file"), images.groups
+    of = {file: int(group) for file, group in zip(files, groups, strict=True)}
+    for file, group in of.items():
+        twin = file.replace("-again.jpg", ".png") if "again" in file else file.replace(".png", "-again.jpg")
+        assert (group >= 0) == (twin in of)
+        assert group < 0 or of[twin] == group
+    assert build_pool(str(tmp_path / "s"), tmp_path / "t.parquet", group=False).groups is None
+    assert bool((ParquetImages(tmp_path / "t.parquet").groups == -1).all())
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_no_group_of_near_duplicates_is_in_pool_and_test(tmp_path: Path, split: bool) -> None:
+    scans(tmp_path / "s" / "train" if split else tmp_path / "s", range(80))
+    scans(tmp_path / "s" / "test" if split else tmp_path / "s", range(0, 80, 2), spoilt=True)
+    build_pool(str(tmp_path / "s"), tmp_path / "s.parquet")
+    data = Data.from_parquet(tmp_path / "s.parquet", held_out_images=8)
+    assert data.test is not None
+    assert data.validation is not None
+    assert "near-duplicates of held-out images are left out" in data.about
+    parts = [
+        images.at_rest(torch.arange(len(images))) for images in (data.images, data.validation.images, data.test.images)
+    ]
+    where = torch.cat([torch.full((len(part),), number) for number, part in enumerate(parts)])
+    hashes, thumbs = perceived(torch.cat(parts))
+    groups = near_duplicates(hashes, thumbs)
+    assert all(len(where[groups == group].unique()) == 1 for group in groups[groups >= 0].unique())
+    assert len(data.images) + len(data.validation) + len(data.test) < 120
+
+
+def test_a_pool_grows_and_what_it_was_can_still_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = tmp_path / "pool.parquet"
+    first = build_pool(str(scans(tmp_path / "first", range(50))), pool)
+    before = ParquetImages(pool)
+    ids, prints = list(before.column("id")), before.fingerprint
+    data = Data.from_parquet(pool)
+    scans(tmp_path / "second", range(30, 100))  # of which 20 are known
+    (tmp_path / "second" / "bird").mkdir()
+    for number in range(100, 110):
+        shown(number, (80, 60)).save(tmp_path / "second" / "bird" / f"{number}.png")
+    (tmp_path / "second" / "cat" / "broken.png").write_bytes(b"no")
+    with pytest.raises(SystemExit) as stop:
+        main(["pool", "add", str(tmp_path / "second"), str(pool), "--classes", "bird,cat,dog"])
+    assert stop.value.code == 0
+    said, shown_there = read_manifest(pool), capsys.readouterr().out
+    assert said.versions[0] == first.versions[0]
+    second = said.versions[1]
+    assert (second.images["pool"], second.again, len(second.broken)) == (60, 20, 1)
+    assert said.classes == ("cat", "dog", "bird")
+    assert "version 2: 60 images of" in shown_there
+    assert "20 were there already" in shown_there
+    after = ParquetImages(pool)
+    assert list(after.column("id"))[:50] == ids
+    assert len(set(after.column("id"))) == 110
+    labels = dict(zip(after.column("file"), after.labels.tolist(), strict=True))
+    assert all(label == said.classes.index(Path(file).parent.name) for file, label in labels.items())
+    old = ParquetImages(f"{pool}@1")
+    assert (len(old), old.fingerprint) == (50, prints)
+    assert Data.from_parquet(f"{pool}@1").fingerprint() == data.fingerprint()
+    with pytest.raises(InputError, match="has versions 1 to 2; 3 was asked for"):
+        ParquetImages(f"{pool}@3")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_adding_in_steps_gives_the_images_of_adding_at_once(tmp_path: Path, keep: bool) -> None:
+    scans(tmp_path / "a", range(30))
+    scans(tmp_path / "b", range(30, 60))
+    scans(tmp_path / "both", range(60))
+    build_pool(str(tmp_path / "both"), tmp_path / "both.parquet", keep_files=keep)
+    build_pool(str(tmp_path / "a"), tmp_path / "a.parquet", keep_files=keep)
+    add_to_pool(str(tmp_path / "b"), tmp_path / "a.parquet", tmp_path / "c.parquet")
+    assert len(ParquetImages(tmp_path / "a.parquet")) == 30
+    grown, whole = ParquetImages(tmp_path / "c.parquet"), ParquetImages(tmp_path / "both.parquet")
+    order, theirs = (torch.from_numpy(np.argsort(images.column("id"))) for images in (grown, whole))
+    assert sorted(grown.column("id")) == sorted(whole.column("id"))
+    assert torch.equal(grown.at_rest(order), whole.at_rest(theirs))
+    assert torch.equal(grown.labels[order], whole.labels[theirs])
+
+
+def test_drift_tells_a_changed_camera_from_more_of_the_same(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.parquet"
+    build_pool(str(scans(tmp_path / "first", range(200))), pool)
+    same = add_to_pool(str(scans(tmp_path / "same", range(200, 400))), pool)
+    for number in range(400, 600):
+        place = tmp_path / "dark" / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        ImageEnhance.Contrast(shown(number)).enhance(0.4).save(place / f"{number}.png")
+    dark = add_to_pool(str(tmp_path / "dark"), pool)
+    assert same.versions[1].drift == pytest.approx(0.5, abs=0.1)
+    assert dark.versions[1].drift == same.versions[1].drift
+    assert dark.versions[2].drift is not None
+    assert drift(*(perceived(ParquetImages(pool).at_rest(part))[1] for part in torch.arange(400).split(200))) == (
+        pytest.approx(same.versions[1].drift)
+    )
+
+
+def test_drift_is_half_for_equal_images_and_one_where_brightness_tells_all() -> None:
+    thumbs = perceived(DIGITS.images[:800])[1]
+    brighter = perceived((DIGITS.images[:800] // 2) + 100)[1]
+    halves = torch.randperm(800, generator=generator(0, "halves")).split(400)  # writers follow each other
+    assert drift(*(thumbs[half] for half in halves)) == pytest.approx(0.5, abs=0.06)
+    assert drift(thumbs, brighter) == pytest.approx(1.0, abs=0.01)
+    assert drift(thumbs[:10], thumbs) is None
+
+
+def test_a_hash_is_the_one_of_its_definition() -> None:
+    image = torch.from_numpy(np.array(shown(3, (32, 32)))).permute(2, 0, 1)
+    grey = image.double().mean(0) / 255
+    low = torch.from_numpy(dctn(grey.numpy(), type=2))[:8, :8].flatten()
+    bits = low > low[1:].median()
+    code = int(perceived(image[None])[0][0]) % 2**64
+    assert [bool(code >> place & 1) for place in range(64)] == bits.tolist()
+
+
+def test_images_are_not_added_to_an_earlier_version_or_in_another_shape(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.parquet"
+    build_pool("digits", pool)
+    held = pool.read_bytes()
+    with pytest.raises(InputError, match="as it is now"):
+        add_to_pool("digits", Path(f"{pool}@1"))
+    np.savez(tmp_path / "other.npz", images=np.zeros((5, 9, 9), np.uint8), labels=np.zeros(5, np.int64))
+    with pytest.raises(InputError):
+        add_to_pool(str(tmp_path / "other.npz"), pool)
+    assert pool.read_bytes() == held
+    assert add_to_pool("digits", pool, tmp_path / "again.parquet").versions[1].again == 1797
+
+
+def test_a_data_set_of_hugging_face_becomes_a_pool(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "picture": datasets.Image(),
+            "kind": datasets.ClassLabel(names=["cat", "dog"]),
+            "note": datasets.Value("string"),
+        }
+    )
+
+    def of(numbers: range) -> object:
+        rows = {
+            "picture": [shown(number) for number in numbers],
+            "kind": [number % 2 for number in numbers],
+            "note": [""] * len(numbers),
+        }
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    datasets.DatasetDict({"train": of(range(20)), "test": of(range(20, 30))}).save_to_disk(str(tmp_path / "pets"))
+    said = build_pool(f"hf:{tmp_path / 'pets'}", tmp_path / "pets.parquet")
+    assert (said.name, said.classes, said.shape) == ("pets", ("cat", "dog"), (3, 30, 40))
+    assert said.images == {"pool": 20, "test": 10}
+    images = ParquetImages(tmp_path / "pets.parquet")
+    assert torch.equal(images.at_rest(torch.tensor([7]))[0], torch.from_numpy(np.array(shown(7))).permute(2, 0, 1))
+    assert images.labels.tolist() == [number % 2 for number in range(20)]
+    with pytest.raises(DataMissing, match="no data set of Hugging Face"):
+        build_pool(f"hf:{tmp_path}", tmp_path / "no.parquet")

@@ -942,6 +942,7 @@ def build_command(
     resize: int | None = None,
     keep_files: Annotated[bool, Parameter(negative="")] = False,
     classes: str | None = None,
+    near_duplicates: bool | None = None,
     data: Path | None = None,
 ) -> None:
     """Put many images into one Parquet file, whose pool a run reads from disk as it is needed.
@@ -952,12 +953,14 @@ def build_command(
 
     - `robal pool build photos/ photos.parquet --resize 64`
     - `robal pool build photos/ photos.parquet --resize 224 --keep-files` (the files' bytes: smaller, decoded when read)
+    - `robal pool build hf:ylecun/mnist mnist.parquet` (a data set of Hugging Face; pip install 'robal[huggingface]')
     - `robal run data.name=photos.parquet --out runs/photos`
 
     Parameters
     ----------
     source
-        A folder of images, an .npz file, or a known data set.
+        A folder of images, an .npz file, a known data set, or hf: and the name of a data set of Hugging Face or the
+        folder where `save_to_disk` put one.
     out
         The file to write, with .parquet at its end.
     resize
@@ -966,21 +969,66 @@ def build_command(
         Keep the bytes of a folder's files instead of their pixels.
     classes
         The names of the classes in the order of their labels, separated by commas; else the folders' names.
+    near_duplicates
+        Look for images that show nearly the same, so that a run has none of a group in its pool and another in its
+        test; by default where the source is a folder.
     data
         The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
     """
-    from robal.parquet import build_pool
+    from robal.pool_files import build_pool
     from robal.progress import display
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     with display():
-        build_pool(source, out, folder=data, resize=resize, keep_files=keep_files, classes=names)
+        build_pool(source, out, folder=data, resize=resize, keep_files=keep_files, classes=names, group=near_duplicates)
     info_command(out)
+
+
+@pool_app.command(name="add")
+def add_command(
+    source: str,
+    pool: Path,
+    *,
+    out: Path | None = None,
+    classes: str | None = None,
+    data: Path | None = None,
+) -> None:
+    """Let a pool grow: a new version, in which further images follow those that are there, whose ids stay.
+
+    Images that are there already are not added again. It says how far the new images have drifted from the first ones.
+    The version before is still to be had, as `pool.parquet@1`.
+
+    For example:
+
+    - `robal pool add january/ photos.parquet`
+    - `robal pool add january/ photos.parquet --out grown.parquet`
+    - `robal run data.name=photos.parquet@1 --out runs/as-it-was`
+
+    Parameters
+    ----------
+    source
+        What `robal pool build` takes.
+    pool
+        The file that grows. It is replaced as a whole when all is read.
+    out
+        Another file to write, and leave this one as it is.
+    classes
+        The names of the classes that the source's labels stand for, separated by commas; else as in the pool.
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    """
+    from robal.pool_files import add_to_pool
+    from robal.progress import display
+
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    with display():
+        add_to_pool(source, pool, out, folder=data, classes=names)
+    info_command(out or pool)
 
 
 @pool_app.command(name="info")
 def info_command(file: Path) -> None:
-    """Say what is in a Parquet pool: images, labels, classes, size, and which files were broken.
+    """Say what is in a Parquet pool: images, labels, classes, versions and their drift, and which files were broken.
 
     For example:
 
@@ -998,7 +1046,15 @@ def info_command(file: Path) -> None:
     pool, tests = said.images["pool"], said.images["test"]
     print(f"{file}: {pool:,} images in the pool ({said.labelled:,} labelled), {tests:,} test images")
     print(f"{height} x {width} pixels, {channels} channels, {said.encoding}; {file.stat().st_size / 2**20:,.1f} MB")
-    print(f"classes: {', '.join(said.classes) or 'none named'}; fingerprint {said.fingerprint}")
+    print(f"classes: {', '.join(said.classes) or 'none named'}")
+    if said.groups is not None:
+        print(f"{said.groups:,} groups of near-duplicates, none of which a run has in pool and test")
+    for number, one in enumerate(said.versions, 1):
+        known = f", {one.again:,} were there already" if one.again else ""
+        drift = (
+            "" if one.drift is None else f"; told from those of version 1 with AUROC {one.drift:.2f} (0.5: not at all)"
+        )
+        print(f"version {number}: {sum(one.images.values()):,} images of {one.source}{known}{drift}; {one.fingerprint}")
     for name, why in said.broken:
         print(f"left out: {name}: {why}")
 

@@ -205,22 +205,28 @@ class Data:
     ) -> Data:
         """Data from a Parquet file that `robal pool build` made, split as by `from_dataset`.
 
-        The pool stays on disk and is read a row group at a time; validation and test images are held in memory.
+        The pool stays on disk and is read a row group at a time; validation and test images are held in memory. Where
+        the file knows of near-duplicates, none of a test image is in pool or validation, and none of a validation image
+        in the pool: they are left out. "pool.parquet@1" is what the file was at its first version.
 
         Raises:
             DataError: for a file that is not there, or none of robal's.
             InputError: as `from_dataset`.
         """
         images = ParquetImages(path)
-        every, manifest = images.at(torch.arange(sum(images.manifest.images.values()))), images.manifest
+        every, manifest = images.every, images.manifest
         labels, in_test = every.labels, images.rows_in("test")
         train = Part(images.rows, labels[images.rows])  # rows stand for the images until all is split
         tests = Part(in_test, labels[in_test]) if len(in_test) else None
         pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
+        validation, twins = _unlike(validation, test.images, images.groups)
+        pool, more = _unlike(pool, torch.cat([validation.images, test.images]), images.groups)
+        if twins + more:
+            about += f"; {twins + more:,} near-duplicates of held-out images are left out"
         held = [Part(every.at_rest(part.images), part.labels).split() for part in (validation, test)]
         hidden = pool.labels if bool((pool.labels >= 0).any()) else None
         about = f"{manifest.name}: {about}; {len(manifest.broken):,} broken images were left out."
-        return cls(images.at(pool.images), hidden, held[0], held[1], manifest.classes, manifest.name, about)
+        return cls(images.at(pool.images), hidden, held[0], held[1], images.classes, manifest.name, about)
 
     def imbalanced(self, factor: float, profile: Literal["exponential", "step"] = "exponential", seed: int = 0) -> Data:
         """The same with fewer images of some classes in the pool: n · factor^(−r / (K − 1)) of the class of rank r.
@@ -288,6 +294,12 @@ class Data:
                 tile = images.at_rest(torch.arange(start, min(start + _TILE, len(images))))
                 digest.update(str(tile.dtype).encode() + _bytes(tile))
         return digest.hexdigest()[:16]
+
+
+def _unlike(rows: Part, others: Tensor, groups: Tensor) -> tuple[Part, int]:
+    """The rows of a file that are in no group of near-duplicates with any of the other rows; and how many are gone."""
+    alike = (groups[rows.images] >= 0) & torch.isin(groups[rows.images], groups[others])
+    return (rows.without(alike.nonzero().flatten()), int(alike.sum())) if bool(alike.any()) else (rows, 0)
 
 
 def _bytes(values: Tensor) -> bytes:

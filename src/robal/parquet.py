@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +21,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from robal.datasets import BROKEN, Dataset, Found, common_shape, load, walk_folder
+from robal.datasets import BROKEN, Dataset
 from robal.errors import DataCorrupt, DataMissing, InputError, RobalError
 from robal.files import whole
 from robal.images import unit
-from robal.progress import track
+from robal.near_duplicates import drift, near_duplicates, perceived
 
 Split = Literal["pool", "test"]
-_KEY = b"robal"
+_KEY, _GROUPS = b"robal", b"robal.groups"
 _GROUP = 1_024  # rows of a row group, at most
 _GROUP_BYTES = 2**20  # after which a row group ends
 _CACHED = 64 * 2**20  # bytes of decoded row groups that a reader keeps
@@ -43,6 +44,7 @@ class Row:
         split: which part it belongs to.
         file: where it came from, "" where it was no file.
         encoded: the bytes of its file, which are kept instead of the pixels where the file keeps them; b"": none.
+        version: of the pool in which it came.
     """
 
     pixels: np.ndarray[Any, Any]
@@ -50,6 +52,30 @@ class Row:
     split: Split = "pool"
     file: str = ""
     encoded: bytes = b""
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Version:
+    """Images that came together.
+
+    Args:
+        source: where they came from.
+        images: by split, how many.
+        again: how many were left out, since the very same image was in the pool already.
+        broken: (file, why) of images that were left out.
+        drift: how well a linear classifier tells them from those of the first version, see `near_duplicates.drift`.
+        fingerprint: 16 hexadecimal digits of the SHA-256 of all ids, labels and splits up to here, in order.
+        classes: the names of all classes up to here.
+    """
+
+    source: str
+    images: dict[str, int]
+    again: int
+    broken: tuple[tuple[str, str], ...]
+    drift: float | None
+    fingerprint: str
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,24 +86,36 @@ class Manifest:
         name: of the pool.
         shape: (C, H, W) of every image.
         encoding: "raw": pixels as they are; "encoded": JPEG, PNG, … as they came, decoded when they are read.
-        classes: the K names; empty where nobody named any.
-        images: by split, how many.
         labelled: how many of the pool carry a label.
-        broken: (file, why) of images that were left out.
-        fingerprint: 16 hexadecimal digits of the SHA-256 of all ids, labels and splits, in order.
+        versions: what came when, oldest first.
+        groups: of near-duplicates, how many; None where nobody looked.
     """
 
     name: str
     shape: tuple[int, int, int]
     encoding: Literal["raw", "encoded"]
-    classes: tuple[str, ...]
-    images: dict[str, int]
     labelled: int
-    broken: tuple[tuple[str, str], ...]
-    fingerprint: str
+    versions: tuple[Version, ...]
+    groups: int | None = None
+
+    @property
+    def images(self) -> dict[str, int]:
+        """By split, how many."""
+        return {split: sum(one.images[split] for one in self.versions) for split in ("pool", "test")}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K names; empty where nobody named any."""
+        return self.versions[-1].classes
+
+    @property
+    def broken(self) -> tuple[tuple[str, str], ...]:
+        """(file, why) of images that were left out."""
+        return tuple(pair for one in self.versions for pair in one.broken)
 
 
-def _arrow() -> Any:
+def check_arrow() -> Any:
+    """pyarrow. Raises RobalError where it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -93,16 +131,24 @@ def write_parquet(
     shape: tuple[int, int, int],
     classes: tuple[str, ...],
     encoding: Literal["raw", "encoded"] = "raw",
+    *,
+    source: str = "",
+    earlier: Sequence[Version] = (),
+    group: bool = False,
 ) -> Manifest:
     """Write images to a file, whole or not at all, in bounded memory.
 
     Args:
         path: where to.
         name: of the pool.
-        rows: images, or (file, why) of one that is broken: it is left out, and the manifest says so.
+        rows: images, or (file, why) of one that is broken: it is left out, and the manifest says so. Those of earlier
+            versions come first, in order; an image of the newest that is among them is left out.
         shape: of every image.
         classes: the names that labels are positions in.
         encoding: see `Manifest`.
+        source: where the newest version comes from.
+        earlier: the versions before it.
+        group: look for near-duplicates.
 
     An image's id is made of the SHA-256 of its shape and pixels (or of its bytes, where these are kept), so it stays
     what it is in any other file; equal images are told apart by a number after it.
@@ -110,28 +156,26 @@ def write_parquet(
     Raises:
         InputError: for no image at all, or one of another shape.
     """
-    arrow = _arrow()
+    arrow = check_arrow()
     binary = arrow.binary(int(np.prod(shape))) if encoding == "raw" else arrow.large_binary()
-    schema = arrow.schema(
-        [
-            ("id", arrow.string()),
-            ("file", arrow.string()),
-            ("label", arrow.int32()),
-            ("split", arrow.string()),
-            ("image", binary),
-        ]
-    )
-    counts, seen, digest = {"pool": 0, "test": 0}, dict[str, int](), hashlib.sha256()
-    labelled, broken = 0, list[tuple[str, str]]()
-    group: dict[str, list[Any]] = {field: [] for field in schema.names}
+    strings = {field: arrow.string() for field in ("id", "file", "split")}
+    kinds = strings | {"label": arrow.int32(), "version": arrow.int32(), "image": binary}
+    schema = arrow.schema(list(kinds.items()))
+    newest, seen, before, digest = len(earlier) + 1, dict[str, int](), set[str](), hashlib.sha256()
+    counts, again, broken, labelled = {"pool": 0, "test": 0}, 0, list[tuple[str, str]](), 0
+    columns: dict[str, list[Any]] = {field: [] for field in schema.names}
+    pixels, looks = list[np.ndarray[Any, Any]](), list[tuple[Tensor, Tensor]]()
     with (
         whole(path) as temporary,
         arrow.parquet.ParquetWriter(temporary, schema, compression="none", use_dictionary=["split"]) as writer,
     ):
 
         def flush() -> None:
-            writer.write_table(arrow.table(group, schema=schema), row_group_size=_GROUP)
-            for column in group.values():
+            if columns["id"]:
+                writer.write_table(arrow.table(columns, schema=schema), row_group_size=_GROUP)
+                if group or earlier:
+                    looks.append(perceived(torch.from_numpy(np.stack(pixels))))
+            for column in [*columns.values(), pixels]:
                 column.clear()
 
         for row in rows:
@@ -143,36 +187,54 @@ def write_parquet(
                 raise InputError(f"{what} is {row.pixels.dtype} {list(row.pixels.shape)}, not uint8 {list(shape)}")
             kept = row.encoded if encoding == "encoded" else np.ascontiguousarray(row.pixels).tobytes()
             identity = hashlib.sha256(repr(shape).encode() * (encoding == "raw") + kept).hexdigest()[:20]
+            if row.version < newest:
+                before.add(identity)
+            elif identity in before:
+                again += 1
+                continue
+            else:
+                counts[row.split] += 1
             seen[identity] = seen.get(identity, 0) + 1
             identity += f"-{seen[identity]}" if seen[identity] > 1 else ""
-            values = (identity, row.file, row.label, row.split, kept)
-            for column, value in zip(group.values(), values, strict=True):
+            values = (identity, row.file, row.split, row.label, row.version, kept)
+            for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
+            pixels.append(row.pixels)
             digest.update(repr((identity, row.label, row.split)).encode())
-            counts[row.split] += 1
             labelled += row.split == "pool" and row.label >= 0
-            if len(group["id"]) == _GROUP or sum(map(len, group["image"])) >= _GROUP_BYTES:
+            if len(pixels) == _GROUP or sum(map(len, columns["image"])) >= _GROUP_BYTES:
                 flush()
-        if group["id"]:
-            flush()
-        if not counts["pool"]:
+        flush()
+        groups, moved = None, None
+        if looks:
+            hashes, thumbs = (torch.cat([look[part] for look in looks]) for part in (0, 1))
+            if earlier:
+                moved = drift(thumbs[: sum(earlier[0].images.values())], thumbs[len(thumbs) - sum(counts.values()) :])
+            if group:
+                found = near_duplicates(hashes, thumbs)
+                alike = (found >= 0).nonzero().flatten()
+                groups = len(found[alike].unique())
+                pairs = torch.stack([alike, found[alike]], 1).numpy().astype("<i8")
+                writer.add_key_value_metadata({_GROUPS.decode(): base64.b64encode(pairs.tobytes()).decode()})
+        made = Version(source or name, counts, again, tuple(broken), moved, digest.hexdigest()[:16], classes)
+        manifest = Manifest(name, shape, encoding, labelled, (*earlier, made), groups)
+        if not manifest.images["pool"]:
             raise InputError(f"{name} has no readable image for a pool; {len(broken)} are broken")
-        print_of = digest.hexdigest()[:16]
-        manifest = Manifest(name, shape, encoding, classes, counts, labelled, tuple(broken), print_of)
-        writer.add_key_value_metadata({_KEY.decode(): json.dumps(manifest.__dict__)})
+        writer.add_key_value_metadata({_KEY.decode(): json.dumps(asdict(manifest))})
     return manifest
 
 
 def read_manifest(path: Path | str) -> Manifest:
     """What a file says of itself. Raises DataMissing, DataCorrupt: there is none, or it is none of robal's."""
-    path = Path(path).expanduser()
+    path = version_of(path)[0]
     if not path.is_file():
         raise DataMissing(f"there is no file {path} (looked from {Path.cwd()})")
-    arrow = _arrow()
+    arrow = check_arrow()
     try:
         said = json.loads(arrow.parquet.read_metadata(path).metadata[_KEY])
-        said["shape"], said["classes"] = tuple(said["shape"]), tuple(said["classes"])
-        said["broken"] = tuple((file, why) for file, why in said["broken"])
+        for one in said["versions"]:
+            one["broken"], one["classes"] = tuple((file, why) for file, why in one["broken"]), tuple(one["classes"])
+        said["shape"], said["versions"] = tuple(said["shape"]), tuple(Version(**one) for one in said["versions"])
         return Manifest(**said)
     except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DataCorrupt(
@@ -180,21 +242,42 @@ def read_manifest(path: Path | str) -> Manifest:
         ) from error
 
 
+def is_parquet(name: str) -> bool:
+    """Whether a name is that of a Parquet file, or of a version of one: "pool.parquet", "pool.parquet@2"."""
+    return name.lower().rpartition("@")[0].endswith(".parquet") or name.lower().endswith(".parquet")
+
+
+def version_of(name: Path | str) -> tuple[Path, int | None]:
+    """The file that a name names, and the version of it; None: the newest.
+
+    >>> version_of("pool.parquet@2")
+    (PosixPath('pool.parquet'), 2)
+    """
+    file, at, number = str(name).rpartition("@")
+    if at and number.isdecimal() and file.lower().endswith(".parquet"):
+        return Path(file).expanduser(), int(number)
+    return Path(name).expanduser(), None
+
+
 class ParquetImages:
     """The images at some rows of a file; memory is bounded by a few row groups, whatever the file's size.
 
     Args:
-        path: the file, as `write_parquet` made it.
+        path: the file, as `write_parquet` made it; "pool.parquet@2" for what it was at its second version.
         rows: [N] int64, which rows; None: those of the pool.
     """
 
     def __init__(self, path: Path | str, rows: Tensor | None = None) -> None:
-        self.path, self.manifest = Path(path).expanduser().resolve(), read_manifest(path)
+        file, version = version_of(path)
+        self.path, self.manifest = file.resolve(), read_manifest(file)
+        self.version = version or len(self.manifest.versions)
+        if not 1 <= self.version <= len(self.manifest.versions):
+            raise InputError(f"{file} has versions 1 to {len(self.manifest.versions)}; {version} was asked for")
         self._open()
         self.rows = self.rows_in("pool") if rows is None else rows
 
     def _open(self) -> None:
-        self._file = _arrow().parquet.ParquetFile(self.path, memory_map=True)
+        self._file = check_arrow().parquet.ParquetFile(self.path, memory_map=True)
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
         self._ends = torch.tensor(sizes).cumsum(0)
         self._groups: OrderedDict[int, Tensor | list[bytes]] = OrderedDict()
@@ -203,7 +286,7 @@ class ParquetImages:
     reads_ahead = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "manifest": self.manifest, "rows": self.rows}
+        return {"path": self.path, "manifest": self.manifest, "version": self.version, "rows": self.rows}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -219,15 +302,39 @@ class ParquetImages:
     @property
     def fingerprint(self) -> str:
         """Of the file and the rows, without reading any image."""
-        return f"{self.manifest.fingerprint}-{hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()[:16]}"
+        versions = self.manifest.versions
+        return (
+            f"{versions[self.version - 1].fingerprint}-{hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()[:16]}"
+        )
 
     def at(self, rows: Tensor) -> ParquetImages:
         """The same file at other rows."""
-        return ParquetImages(self.path, rows)
+        return ParquetImages(f"{self.path}@{self.version}", rows)
 
-    def column(self, name: Literal["label", "split", "id", "file"]) -> np.ndarray[Any, Any]:
-        """[rows of the file]: labels as int32, all else as strings."""
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K names, at the version; empty where nobody named any."""
+        return self.manifest.versions[self.version - 1].classes
+
+    @property
+    def every(self) -> ParquetImages:
+        """The images of all splits, up to the version."""
+        return self.at(torch.arange(sum(sum(one.images.values()) for one in self.manifest.versions[: self.version])))
+
+    def column(self, name: Literal["label", "split", "id", "file", "version"]) -> np.ndarray[Any, Any]:
+        """[rows up to the version]: labels and versions as int32, all else as strings."""
         found: np.ndarray[Any, Any] = self._file.read(columns=[name]).column(name).to_numpy()
+        return found[: sum(sum(one.images.values()) for one in self.manifest.versions[: self.version])]
+
+    @cached_property
+    def groups(self) -> Tensor:
+        """[rows up to the version] int64: groups of near-duplicates; -1 for an image like no other."""
+        found = torch.full((len(self.column("version")),), -1)
+        said = (self._file.schema_arrow.metadata or {}).get(_GROUPS) or self._file.metadata.metadata.get(_GROUPS)
+        if said:
+            pairs = torch.from_numpy(np.frombuffer(base64.b64decode(said), "<i8").astype(np.int64).reshape(-1, 2))
+            pairs = pairs[pairs[:, 0] < len(found)]
+            found[pairs[:, 0]] = pairs[:, 1]
         return found
 
     def files_at(self, rows: Tensor) -> tuple[str, ...]:
@@ -261,6 +368,17 @@ class ParquetImages:
                 pixels = _decoders().map(lambda at, of=group: decoded(of[at], self.shape, self.path), inside.tolist())
                 for place, image in zip(mine.tolist(), pixels, strict=True):
                     found[place] = image
+        return found
+
+    def encoded(self, indices: Tensor) -> list[bytes]:
+        """The bytes of the files of images, where these are kept; else none."""
+        if self.manifest.encoding == "raw":
+            return []
+        found = []
+        for row in self.rows[indices].tolist():
+            number = int(torch.searchsorted(self._ends, row, right=True))
+            group = self._group(number)
+            found.append(bytes(group[row - (int(self._ends[number - 1]) if number else 0)]))
         return found
 
     def _group(self, number: int) -> Tensor | list[bytes]:
@@ -300,7 +418,7 @@ def in_memory(path: Path | str) -> Dataset:
         pool.manifest.name,
         pool.at_rest(torch.arange(len(pool))),
         pool.labels,
-        pool.manifest.classes,
+        pool.classes,
         test_images,
         test_labels,
         files=pool.files_at(pool.rows),
@@ -309,82 +427,17 @@ def in_memory(path: Path | str) -> Dataset:
 
 def decoded(content: bytes, shape: tuple[int, int, int], where: Path) -> Tensor:
     """[C, H, W] uint8 of an encoded image, resized to the shape where it has another. Raises DataCorrupt."""
-    channels, height, width = shape
     try:
         with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-            if upright.size != (width, height):
-                upright = upright.resize((width, height), Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(upright)).view(height, width, -1).permute(2, 0, 1)
+            return fitted(image, shape)
     except BROKEN as error:
         raise DataCorrupt(f"{where} is, or holds, an image that cannot be decoded: {error}") from error
 
 
-def rows_of(dataset: Dataset) -> Iterator[Row]:
-    """The rows of a data set in memory: floats are rounded to 8 bits; its test split comes last."""
-    parts: list[tuple[Tensor, Tensor, Split]] = [(dataset.images, dataset.labels, "pool")]
-    if dataset.test_images is not None and dataset.test_labels is not None:
-        parts.append((dataset.test_images, dataset.test_labels, "test"))
-    for images, labels, split in parts:
-        for image, label in zip(images, labels.tolist(), strict=True):
-            eight = image if image.dtype == torch.uint8 else image.mul(255).round().to(torch.uint8)
-            yield Row(eight.numpy(), label, split)
-
-
-def rows_of_folder(found: Iterable[Found], shape: tuple[int, int, int], keep: bool) -> Iterator[Row | tuple[str, str]]:
-    """The images of a folder, read one by one; (file, why) of a broken one.
-
-    Args:
-        found: as `robal.datasets.walk_folder` lists them.
-        shape: that they are resized to.
-        keep: the bytes of their files too.
-    """
-    for one in found:
-        try:
-            content = one.path.read_bytes()
-            pixels = decoded(content, shape, one.path).numpy()
-        except (OSError, DataCorrupt) as error:
-            yield one.name, str(error)
-            continue
-        yield Row(pixels, one.label, "test" if one.is_test else "pool", one.name, content if keep else b"")
-
-
-def build_pool(
-    source: str,
-    out: Path,
-    *,
-    folder: Path | None = None,
-    resize: int | None = None,
-    keep_files: bool = False,
-    classes: Sequence[str] | None = None,
-) -> Manifest:
-    """`robal pool build` as a function: a folder of images, or any data set, as one Parquet file.
-
-    Args:
-        source: a folder (class/name.png, train/ and test/, or images alone), an .npz file, or a known data set.
-        out: the file, with .parquet at its end.
-        folder: that holds the known data sets.
-        resize: height and width in pixels.
-        keep_files: the bytes of a folder's files instead of their pixels: smaller, and decoded at each reading.
-        classes: of a folder, in the order of the labels.
-
-    Images of a folder are read one by one. Broken ones are left out, and the manifest lists them.
-
-    Raises:
-        InputError, DataError: naming what cannot be right; nothing is written.
-    """
-    if out.suffix.lower() != ".parquet" or out.is_dir():
-        raise InputError(f"a pool is a file with .parquet at its end; {out} came")
-    _arrow()  # before anything is read
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if source and Path(source).expanduser().is_dir():
-        found, names = walk_folder(source, classes)
-        shape = common_shape(found, resize)
-        rows: Iterable[Row | tuple[str, str]] = rows_of_folder(track(found, "reading the images"), shape, keep_files)
-        name = Path(source).expanduser().resolve().name
-        return write_parquet(out, name, rows, shape, names, "encoded" if keep_files else "raw")
-    if keep_files:
-        raise InputError(f"only a folder has files whose bytes could be kept, and {source} is none")
-    dataset = load(source, folder, resize=resize, classes=classes)
-    channels, height, width = dataset.images.shape[1:]
-    return write_parquet(out, dataset.name, rows_of(dataset), (channels, height, width), dataset.classes)
+def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+    """[C, H, W] uint8 of a picture, upright, grey or in colours, resized where it has another size."""
+    channels, height, width = shape
+    upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    if upright.size != (width, height):
+        upright = upright.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(upright)).view(height, width, -1).permute(2, 0, 1)

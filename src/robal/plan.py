@@ -19,7 +19,7 @@ from robal.networks import Architecture, LeNet5
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
-from robal.parquet import in_memory
+from robal.parquet import in_memory, is_parquet
 from robal.threats import Linf, Threat, with_threat
 from robal.training import Adam, Cosine, PoolTraining, Recipe, Triangular
 
@@ -94,7 +94,7 @@ class Source:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
         if self.train:
             return self._beside()
-        if self.name.lower().endswith(".parquet"):
+        if is_parquet(self.name):
             if self.resize or self.train_images or self.test_images or self.imbalance > 1:
                 raise InputError("a Parquet pool is used as it is: resize, choose and cut by `robal pool build`")
             return Data.from_parquet(
@@ -134,7 +134,7 @@ class Source:
 
     def read(self, name: str, classes: tuple[str, ...] | None = None) -> Dataset:
         """A data set whole, in memory. Raises DataError and InputError as `robal.datasets.load`."""
-        if not name.lower().endswith(".parquet"):
+        if not is_parquet(name):
             return load(name, self.folder or None, resize=self.resize, classes=classes)
         if self.resize:
             raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")

@@ -22,7 +22,7 @@ from robal.files import write
 from robal.images import Images, InMemory
 from robal.networks import Architecture, Custom, channels_last, load_weights
 from robal.oracles.csv_file import further_columns, parse_label, read_rows
-from robal.parquet import ParquetImages
+from robal.parquet import ParquetImages, is_parquet
 from robal.plan import device_of
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
@@ -181,14 +181,14 @@ def offered_by(
     Raises:
         InputError: where nobody names the classes, or a Parquet pool should be resized.
     """
-    if not images.lower().endswith(".parquet"):
+    if not is_parquet(images):
         dataset, names = read_images(images, folder, resize, said)
         memory = InMemory(dataset.images)
         return Offered(dataset.name, memory, dataset.labels, dataset.classes, dataset.files), names
     if resize is not None:
         raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
     stored = ParquetImages(images)
-    classes = stored.manifest.classes
+    classes = stored.classes
     names = classes if said is None else named_classes(said)
     if not names:
         raise InputError(f"{images} names no classes: give --classes 10, or --classes cat,dog")

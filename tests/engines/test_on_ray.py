@@ -17,7 +17,8 @@ from robal.acquisition import Margin, select
 from robal.engines import OnRay, Sharded
 from robal.errors import InputError, RobalError
 from robal.images import InMemory
-from robal.parquet import ParquetImages, build_pool
+from robal.parquet import ParquetImages
+from robal.pool_files import build_pool
 from robal.seeds import generator
 from small_models import convnet
 

@@ -20,7 +20,7 @@ from robal.errors import InputError
 from robal.files import write
 from robal.images import InMemory, Joined
 from robal.new_images import in_classes
-from robal.parquet import ParquetImages
+from robal.parquet import ParquetImages, is_parquet
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
 from robal.records import contact_sheet
@@ -206,7 +206,7 @@ def _columns(path: Path) -> set[str]:
 
 def _known(train: str, folder: Path | None, resize: int | None) -> Offered:
     """What the model was trained on: a data set's training images."""
-    if train.lower().endswith(".parquet"):
+    if is_parquet(train):
         return offered_by(train, folder, resize, None)[0]
     dataset = load(train, folder, resize=resize)
     return Offered(dataset.name, InMemory(dataset.images), dataset.labels, dataset.classes)
@@ -226,7 +226,7 @@ def _tested(
         InputError: where that is what the model was trained on.
     """
     tests = None
-    if images.lower().endswith(".parquet"):
+    if is_parquet(images):
         offered, names = offered_by(images, folder, resize, ",".join(known) if known and not said else said)
         stored = ParquetImages(images)
         apart = stored.at(stored.rows_in("test"))
