@@ -275,7 +275,7 @@ def test_reading_ahead_changes_nothing(photos: Path, keep: bool) -> None:
     out = photos.parent / "photos.parquet"
     build_pool(str(photos), out, keep_files=keep)
     images = ParquetImages(out)
-    assert images.reads_ahead
+    assert images.reads_ahead == keep
     whole = images.at_rest(torch.arange(60))
     order = torch.randperm(60, generator=generator(0, "order"))
     parts = list(ahead(images, order.split(7), torch.device("cpu")))

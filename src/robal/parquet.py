@@ -283,7 +283,10 @@ class ParquetImages:
         self._groups: OrderedDict[int, Tensor | list[bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    reads_ahead = True
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a thread of its own should read what is needed next: it pays where images have to be decoded."""
+        return self.manifest.encoding == "encoded"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "manifest": self.manifest, "version": self.version, "rows": self.rows}

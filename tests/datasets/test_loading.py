@@ -79,7 +79,7 @@ def test_an_unknown_name_says_what_is_known(
 
 def test_a_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
     (tmp_path / "images.zip").touch()
-    with pytest.raises(DataError, match=r"images.zip is neither an .npz file nor a folder"):
+    with pytest.raises(DataError, match=r"images.zip is neither an .npz or .npy file nor a folder"):
         load(str(tmp_path / "images.zip"))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,42 @@ def test_the_error_names_the_file_for_nan_and_one_class(tmp_path: Path) -> None:
         load(saved(tmp_path, images=broken, labels=LABELS))
     with pytest.raises(InputError, match="mine has only one class, '0'; at least two classes"):
         load(saved(tmp_path, images=GREY, labels=LABELS * 0))
+
+
+# Images mapped into memory
+
+
+def test_an_npy_file_stays_on_disk_until_it_is_needed(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 5, 4), dtype=np.uint8)
+    np.save(tmp_path / "pool.npy", pixels)
+    found = load(str(tmp_path / "pool.npy"))
+    assert found.images.numpy().base is not None
+    assert torch.equal(found.images, torch.from_numpy(pixels))
+    assert (found.name, found.classes) == ("pool", ())
+    assert bool((found.labels == -1).all())
+    found.images[0] = 7  # the file is nobody's to change
+    assert np.array_equal(np.load(tmp_path / "pool.npy"), pixels)
+    large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, (400_000, 28, 28))
+    large[399_999] = 3
+    large.flush()
+    del large
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    images = load(str(tmp_path / "large.npy")).images
+    assert images.shape == (400_000, 1, 28, 28)
+    assert bool((images[399_999] == 3).all())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB; the file has 314 MB
+
+
+def test_labels_lie_beside_an_npy_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "pool.npy", np.zeros((3, 5, 5), np.uint8))
+    np.save(tmp_path / "pool-labels.npy", np.array(["cat", "", "dog"]))
+    found = load(str(tmp_path / "pool.npy"))
+    assert (found.classes, found.labels.tolist()) == (("cat", "dog"), [0, -1, 1])
+    (tmp_path / "pool.npy").write_bytes((tmp_path / "pool.npy").read_bytes()[:150])
+    with pytest.raises(DataCorrupt, match="truncated"):
+        load(str(tmp_path / "pool.npy"))
+    with pytest.raises(DataMissing):
+        load(str(tmp_path / "no.npy"))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataCorrupt, match="plain arrays"):
+        load(str(tmp_path / "objects.npy"))

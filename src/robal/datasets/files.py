@@ -64,6 +64,27 @@ def load_npz(path: Path | str, classes: Sequence[str] | None = None) -> Dataset:
     return from_arrays(**arrays, classes=names, name=path.stem)
 
 
+def load_npy(path: Path | str, classes: Sequence[str] | None = None) -> Dataset:
+    """Images in an .npy file, mapped into memory: those of uint8 [N, H, W] or [N, C, H, W] stay on disk until needed.
+
+    Labels, where there are any, lie beside it: for `images.npy` in `images-labels.npy`. Both are as
+    `arrays.from_arrays` takes them. Pickled objects are refused.
+
+    Raises:
+        DataMissing, DataCorrupt, InputError: as `load_npz`.
+    """
+    path = Path(path).expanduser()
+    beside = path.with_name(f"{path.stem}-labels.npy")
+    if not path.is_file():
+        raise DataMissing(f"there is no file {path} (looked from {Path.cwd()})")
+    try:
+        images = np.load(path, mmap_mode="c", allow_pickle=False)  # what is written to it stays in memory
+        labels = np.load(beside, allow_pickle=False) if beside.is_file() else None
+    except (OSError, EOFError, ValueError) as error:
+        raise DataCorrupt(f"{path} or the labels beside it are truncated, or no plain arrays ({error})") from error
+    return from_arrays(images, labels, classes=None if labels is None else classes, name=path.stem)
+
+
 def load_folder(
     path: Path | str,
     *,

@@ -10,7 +10,7 @@ from robal.datasets.catalogue import Known, catalogue, find_known, known_name
 from robal.datasets.cifar import load_cifar
 from robal.datasets.dataset import Dataset
 from robal.datasets.digits import DEFAULT_SIZE, load_digits
-from robal.datasets.files import class_folders, load_folder, load_npz
+from robal.datasets.files import class_folders, load_folder, load_npy, load_npz
 from robal.datasets.idx import load_idx
 from robal.datasets.places import data_folder
 from robal.datasets.quickdraw import load_quickdraw
@@ -40,7 +40,7 @@ def load(
 
     Args:
         name: a name of the catalogue ("digits", "mnist", "fashion-mnist", "cifar10", "svhn", "quickdraw",
-            "shoe-bag"; "quickdraw:cat,eye" chooses classes), the path of an .npz file, the path of a folder of
+            "shoe-bag"; "quickdraw:cat,eye" chooses classes), the path of an .npz or .npy file, the path of a folder of
             images (class/name.png, or train/class/... and test/class/..., or images alone), or "module:function",
             called without arguments, which returns a Dataset or (images, labels[, test_images, test_labels]).
         folder: the root under which data sets are kept; else the environment's ROBAL_DATA, else ./data.
@@ -64,6 +64,8 @@ def load(
         dataset = _LOADERS[plain](find_known(name), data_folder(folder))
     elif name.lower().endswith(".npz"):
         dataset = load_npz(name, classes)
+    elif name.lower().endswith(".npy"):
+        dataset = load_npy(name, classes)
     elif name and Path(name).expanduser().is_dir():
         is_sorted = classes is None or bool(set(class_folders(name)) & set(classes))
         return load_folder(name, resize=resize, classes=classes if is_sorted else None, labelled=is_sorted)
@@ -77,10 +79,10 @@ def load(
 def _unknown(name: str) -> DataError:
     path = Path(name).expanduser()
     if name and path.exists():
-        return DataError(f"{path} is neither an .npz file nor a folder of images")
+        return DataError(f"{path} is neither an .npz or .npy file nor a folder of images")
     if "/" in name or "\\" in name:
         return DataMissing(f"there is no folder {path} (looked from {Path.cwd()})")
     hint = did_you_mean(name, [known.name for known in catalogue()])
     return DataError(
-        f"no data set is called {name!r}; {hint} Or give an .npz file, a folder of images, or module:function"
+        f"no data set is called {name!r}; {hint} Or give an .npz or .npy file, a folder of images, or module:function"
     )
