@@ -35,6 +35,7 @@ from torch import nn
 
 from robal import acquisition
 from robal.acquisition import DFAL, DRE, CoreSet, Margin, Subsample, dre, select
+from robal.candidates import Candidates
 from robal.datasets import Dataset, load
 from robal.engines import Local, OnRay
 from robal.networks import LeNet5
@@ -75,11 +76,32 @@ def made(source: Dataset, work: Path, size: int) -> Path:
     return path
 
 
-def plain(images: ParquetImages) -> None:
+def plain(images: ParquetImages) -> torch.Tensor:
     """Logits of all images, and nothing else."""
     model = LeNet5()(images.shape, 10, 0).eval()
     with torch.no_grad():
-        torch.cat([model(images.batch(part)) for part in torch.arange(len(images)).split(128)])
+        return torch.cat([model(images.batch(part)) for part in torch.arange(len(images)).split(128)])
+
+
+def activeml_margin(images: ParquetImages) -> None:
+    """Margin by scikit-activeml, from probabilities."""
+    from skactiveml.pool import uncertainty_scores
+
+    np.argsort(-uncertainty_scores(plain(images).softmax(1).numpy(), method="margin_sampling"), kind="stable")[:200]
+
+
+def activeml_coreset(images: ParquetImages) -> None:
+    """CoreSet by scikit-activeml, on embeddings, the first thousand labelled."""
+    from skactiveml.pool import CoreSet as Theirs
+
+    model = LeNet5()(images.shape, 10, 0)
+    candidates = Candidates(model, Pool.unlabelled(images, "0123456789"), torch.arange(len(images)))
+    known = np.full(len(images), np.nan)
+    known[:1_000] = 0
+    Theirs(random_state=0).query(candidates.embeddings.numpy(), known, batch_size=200)
+
+
+PEERS = {"scikit-activeml, Margin": activeml_margin, "scikit-activeml, CoreSet": activeml_coreset}
 
 
 def small() -> nn.Module:
@@ -119,6 +141,8 @@ def measured(path: Path, rule: str) -> dict[str, float]:
         select(method, model, pool, 200, engine=Local(1024), **more)
     elif rule == "plain pass":
         plain(ParquetImages(path))
+    elif rule in PEERS:
+        PEERS[rule](ParquetImages(path))
     else:
         images = ParquetImages(path)
         model = LeNet5()(images.shape, 10, 0)
@@ -281,10 +305,10 @@ def main() -> None:
     if given.quick or not some:
         source = load("digits" if given.quick else "mnist", given.data)
         wanted = given.sizes or ([1_000, 10_000] if given.quick else [10_000, 100_000, 1_000_000])
-        sizes(source, given.work, wanted, given.only or list(RULES), given.chart)
+        sizes(source, given.work, wanted, given.only or [*RULES, *PEERS], given.chart)
     if given.every or given.quick:
-        quick = ["DRE", "BADGE"] if given.quick else []
-        each(given.work, (given.sizes or [10_000 if given.quick else 1_000_000])[-1], given.only or quick)
+        wanted = ["DRE", "BADGE"] if given.quick else given.only or []
+        each(given.work, (given.sizes or [10_000 if given.quick else 1_000_000])[-1], wanted)
     if given.workers:
         source = load("mnist", given.data)
         workers(made(source, given.work, (given.sizes or [10_000])[0]), 10)

@@ -37,6 +37,8 @@ class Where:
         Of a cluster of Ray that runs; else one is started here. `--address auto`
     workers
         How many processes of Ray look at once; else one for each processor but one. `--workers 2`
+    gpus
+        Of each of these processes, or a share of one. `--gpus 1`
     shards
         A folder where what has been seen of the images is kept, so that a killed command goes on. `--shards seen/`
     """
@@ -44,6 +46,7 @@ class Where:
     engine: Literal["local", "ray"] = "local"
     address: str = ""
     workers: int | None = None
+    gpus: float = 0
     shards: Path | None = None
 
     def __call__(self) -> Engine:
@@ -51,9 +54,9 @@ class Where:
         from robal.engines import Local, OnRay, Sharded
 
         if self.engine == "ray":
-            return OnRay(self.address, self.workers, str(self.shards or ""))
-        if self.address or self.workers:
-            raise PlanError(["--address and --workers are for Ray: add --engine ray"])
+            return OnRay(self.address, self.workers, str(self.shards or ""), gpus=self.gpus)
+        if self.address or self.workers or self.gpus:
+            raise PlanError(["--address, --workers and --gpus are for Ray: add --engine ray"])
         return Sharded(str(self.shards)) if self.shards else Local()
 
 
@@ -154,6 +157,7 @@ def compare_command(
     workers: int | None = None,
     scheduler: Literal["local", "ray"] = "local",
     address: str = "",
+    gpus: float = 0,
     track: str | None = None,
     data: Path | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
@@ -188,6 +192,8 @@ def compare_command(
         Where: in processes of this machine, or as tasks of Ray (pip install 'robal[ray]').
     address
         Of a cluster of Ray that runs; else one is started here.
+    gpus
+        That Ray gives to each run, or a share of one, such as 0.25.
     track
         Mirror the runs in MLflow (pip install 'robal[mlflow]'), in the store or at the server of this URI. Finished
         runs are told of too, so a study can be mirrored afterwards.
@@ -211,7 +217,9 @@ def compare_command(
     if plan:
         Console().print(table_of(forecast(said, folder, workers or _processors())))
         return
-    many = OnRay(address, workers) if scheduler == "ray" else Local(workers or _processors())
+    if scheduler == "local" and (address or gpus):
+        raise PlanError(["--address and --gpus are for Ray: add --scheduler ray"])
+    many = OnRay(address, workers, gpus) if scheduler == "ray" else Local(workers or _processors())
     raise SystemExit(_study(said, folder, many, track))
 
 

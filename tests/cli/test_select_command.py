@@ -334,3 +334,24 @@ def test_a_run_lends_its_snapshots_and_a_teacher_is_a_file(
     assert chosen(*gentle, "model.safetensors") != chosen(*gentle, "bare.safetensors")
     mixed = chosen("--acquisition", "EntropyMix", "--weights", "bare.safetensors", "--teacher", "other.safetensors")
     assert mixed == select(MaxEntropy(), other, digits[0], 9).tolist()  # in the first round the teacher decides
+
+
+def test_what_was_seen_is_kept_and_serves_the_next_choice(robal: Any, tmp_path: Path, weights: Path) -> None:
+    common = ("select", "--model", "LeNet5", "--weights", weights, "--images", "digits", "--n", "20")
+    assert robal(*common, "--out", "here.csv").code == 0
+    for out in ("first.csv", "again.csv"):
+        assert robal(*common, "--shards", "seen", "--out", out).code == 0
+        assert (tmp_path / out).read_text() == (tmp_path / "here.csv").read_text()
+    kept = list((tmp_path / "seen").glob("*/*.safetensors"))
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    assert robal(*common, "--shards", "seen", "--acquisition", "Margin", "--out", "margin.csv").code == 0
+    assert list((tmp_path / "seen").glob("*/*.safetensors")) == kept  # other scores of the same outputs
+    assert kept[0].stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("option", [("--workers", "2"), ("--address", "auto"), ("--gpus", "1")])
+def test_options_of_ray_need_ray(robal: Any, tmp_path: Path, option: tuple[str, str]) -> None:
+    said = robal("select", "--model", "LeNet5", "--images", "digits", "--n", "2", *option)
+    assert said.sentence == "--address, --workers and --gpus are for Ray: add --engine ray"
+    assert not list(tmp_path.iterdir())

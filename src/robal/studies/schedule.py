@@ -103,12 +103,13 @@ class OnRay:
     Args:
         address: of a cluster that runs, or "".
         workers: how many runs at once; None: as many as the cluster has processors, less one.
+        gpus: that Ray gives to a run, or a share of one, such as 0.25; a run uses it where its plan's device is auto.
 
     Raises:
         InputError: where Ray is not installed, or no cluster answers.
     """
 
-    def __init__(self, address: str = "", workers: int | None = None) -> None:
+    def __init__(self, address: str = "", workers: int | None = None, gpus: float = 0) -> None:
         try:
             import ray
         except ImportError:
@@ -122,7 +123,7 @@ class OnRay:
         except Exception as error:
             raise InputError(f"Ray could not be reached{f' at {address}' if address else ''}: {error}") from None
         self._workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
-        self._task = ray.remote(num_cpus=1, max_retries=2)(work)
+        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(work)
         self._running: dict[Any, Job] = {}
 
     @property
