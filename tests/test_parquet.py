@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from robal.datasets import Dataset, load
 from robal.engines.ahead import ahead
 from robal.errors import DataCorrupt, DataMissing, InputError
 from robal.loop import run
-from robal.near_duplicates import drift, near_duplicates, perceived
+from robal.near_duplicates import alike, drift, groups_of, perceived
 from robal.networks import LeNet5
 from robal.parquet import ParquetImages, in_memory, read_manifest, write_parquet
 from robal.pool_files import add_to_pool, build_pool, rows_of
+from robal.records import plan_of
 from robal.retraining import rank_from_files
 from robal.seeds import generator
 from tiny_runs import outcome, tiny_plan
@@ -334,7 +336,7 @@ def test_no_group_of_near_duplicates_is_in_pool_and_test(tmp_path: Path, split: 
     ]
     where = torch.cat([torch.full((len(part),), number) for number, part in enumerate(parts)])
     hashes, thumbs = perceived(torch.cat(parts))
-    groups = near_duplicates(hashes, thumbs)
+    groups = groups_of(alike(hashes, thumbs), len(hashes))
     assert all(len(where[groups == group].unique()) == 1 for group in groups[groups >= 0].unique())
     assert len(data.images) + len(data.validation) + len(data.test) < 120
 
@@ -463,3 +465,118 @@ def test_a_data_set_of_hugging_face_becomes_a_pool(tmp_path: Path) -> None:
     assert images.labels.tolist() == [number % 2 for number in range(20)]
     with pytest.raises(DataMissing, match="no data set of Hugging Face"):
         build_pool(f"hf:{tmp_path}", tmp_path / "no.parquet")
+
+
+def test_an_image_of_the_test_is_never_in_the_pool(tmp_path: Path) -> None:
+    split = replace(DIGITS, test_images=DIGITS.images[:30], test_labels=DIGITS.labels[:30])
+    write_parquet(tmp_path / "s.parquet", "s", rows_of(split), (1, 28, 28), DIGITS.classes)
+    data = Data.from_parquet(tmp_path / "s.parquet")
+    assert data.test is not None
+    assert len(data.test) == 30
+    assert "30 equals of held-out images are left out" in data.about
+
+
+def test_a_later_version_does_not_change_the_groups_of_an_earlier_one(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.parquet"
+    build_pool(str(scans(tmp_path / "first", range(40))), pool)
+    before = Data.from_parquet(f"{pool}@1").fingerprint()
+    add_to_pool(str(scans(tmp_path / "more", range(0, 40), spoilt=True)), pool)
+    assert read_manifest(pool).groups is not None
+    assert int((ParquetImages(pool).groups >= 0).sum()) > 60
+    assert bool((ParquetImages(f"{pool}@1").groups == -1).all())
+    assert Data.from_parquet(f"{pool}@1").fingerprint() == before
+
+
+def test_groups_of_the_first_images_are_those_of_the_pairs_among_them() -> None:
+    pictures = torch.stack([torch.from_numpy(np.array(shown(number))).permute(2, 0, 1) for number in range(20)])
+    order = torch.randint(20, (90,), generator=generator(0, "order"))
+    darker = torch.randint(4, (90, 1, 1, 1), generator=generator(0, "darker"))
+    pairs = alike(*perceived((pictures[order].int() - darker).clamp_min(0).to(torch.uint8)))
+    every = groups_of(pairs, 90)
+    assert len(pairs) == len(order) - len(order.unique())  # as few as can be
+    assert all(len(every[order == number].unique()) == 1 for number in order.unique())
+    for count in (0, 1, 20, 50, 89):
+        found = groups_of(pairs, count)
+        held = pairs[(pairs < count).all(1)]
+        assert torch.equal(found[held[:, 0]], found[held[:, 1]])
+        assert set((found >= 0).nonzero().flatten().tolist()) == set(held.flatten().tolist())
+        inside = (found >= 0).nonzero().flatten()
+        assert all(len(every[inside][found[inside] == one].unique()) == 1 for one in found[inside].unique())
+
+
+def test_labels_of_images_that_are_there_are_counted_and_their_test_images_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool, none = tmp_path / "pool.parquet", replace(DIGITS, labels=torch.full_like(DIGITS.labels, -1))
+    write_parquet(pool, "p", rows_of(none), (1, 28, 28), DIGITS.classes)
+    assert add_to_pool("digits", pool, tmp_path / "out.parquet").versions[1].unheard == 1797
+    with pytest.raises(SystemExit):
+        main(["pool", "info", str(tmp_path / "out.parquet")])
+    assert "1,797 were there already (1,797 of them with a label that was not taken over)" in capsys.readouterr().out
+    arrays = {"images": np.zeros((4, 28, 28), np.uint8), "labels": np.arange(4) % 2}
+    tests = {"test_images": DIGITS.images[:5, 0].numpy(), "test_labels": np.arange(5) % 2}
+    np.savez(tmp_path / "more.npz", **arrays, **tests)
+    with pytest.raises(InputError, match=r"5 test images of .* are there already"):
+        add_to_pool(str(tmp_path / "more.npz"), pool)
+
+
+def test_a_folder_of_new_classes_is_added_and_an_earlier_version_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = tmp_path / "pool.parquet"
+    build_pool(str(scans(tmp_path / "first", range(20))), pool)
+    for number in range(20, 30):
+        (tmp_path / "more" / ("eel", "fox")[number % 2]).mkdir(parents=True, exist_ok=True)
+        shown(number).save(tmp_path / "more" / ("eel", "fox")[number % 2] / f"{number}.png")
+    assert add_to_pool(str(tmp_path / "more"), pool).classes == ("cat", "dog", "eel", "fox")
+    for name, sentence in ((f"{pool}@1", "20 images in the pool"), (str(pool), "30 images in the pool")):
+        with pytest.raises(SystemExit) as stop:
+            main(["pool", "info", name])
+        assert stop.value.code == 0
+        assert sentence in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["pool", "info", f"{pool}@3"])
+    assert stop.value.code == 2
+    assert "has versions 1 to 2; 3 was asked for" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_the_version_that_it_began_with(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.parquet"
+    few = replace(DIGITS, images=DIGITS.images[:300], labels=DIGITS.labels[:300])
+    write_parquet(pool, "few", rows_of(few), (1, 28, 28), DIGITS.classes)
+    plan = tiny_plan("rounds=1", f"data.name={pool}", "acquisition=Margin").located()
+    assert plan.data.name == f"{pool}@1"
+    run(plan, plan.data.load(), tmp_path / "run")
+    add_to_pool("digits", pool)
+    again = plan_of(tmp_path / "run")
+    assert run(again, again.data.load(), tmp_path / "run").round == 2
+
+
+def test_damage_inside_a_file_is_seen_when_it_is_read(tmp_path: Path, photos: Path) -> None:
+    build_pool("digits", tmp_path / "raw.parquet")
+    build_pool(str(photos), tmp_path / "kept.parquet", keep_files=True)
+    for name in ("raw", "kept"):
+        path = tmp_path / f"{name}.parquet"
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 3
+        content[middle : middle + 40] = bytes(40)
+        path.write_bytes(content)
+        with pytest.raises(DataCorrupt, match="is damaged at images"):
+            ParquetImages(path).at_rest(torch.arange(len(ParquetImages(path))))
+
+
+def test_large_images_of_small_files_do_not_pile_up(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        Image.new("RGB", (1500, 1500), (number, 0, 0)).save(tmp_path / "flat" / f"{number}.png")  # 6.75 MB each
+    build_pool(str(photos_like(tmp_path)), tmp_path / "warm.parquet", keep_files=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    build_pool(str(tmp_path / "flat"), tmp_path / "flat.parquet", keep_files=True, group=False)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 330_000  # KB: the files waiting, decoded
+
+
+def photos_like(tmp_path: Path) -> Path:
+    (tmp_path / "warm").mkdir()
+    for number in range(3):
+        shown(number).save(tmp_path / "warm" / f"{number}.png")
+    return tmp_path / "warm"

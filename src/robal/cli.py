@@ -53,9 +53,14 @@ class Where:
         """The engine that is meant. Raises PlanError for options that mean nothing together."""
         from robal.engines import Local, OnRay, Sharded
 
+        if self.shards is not None:
+            try:
+                self.shards.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PlanError([f"--shards {self.shards} is no folder to be written: {error}"]) from None
         if self.engine == "ray":
             return OnRay(self.address, self.workers, str(self.shards or ""), gpus=self.gpus)
-        if self.address or self.workers or self.gpus:
+        if self.address or self.workers is not None or self.gpus:
             raise PlanError(["--address, --workers and --gpus are for Ray: add --engine ray"])
         return Sharded(str(self.shards)) if self.shards else Local()
 
@@ -999,6 +1004,7 @@ def add_command(
     *,
     out: Path | None = None,
     classes: str | None = None,
+    near_duplicates: bool | None = None,
     data: Path | None = None,
 ) -> None:
     """Let a pool grow: a new version, in which further images follow those that are there, whose ids stay.
@@ -1021,7 +1027,10 @@ def add_command(
     out
         Another file to write, and leave this one as it is.
     classes
-        The names of the classes that the source's labels stand for, separated by commas; else as in the pool.
+        The names of the classes that the source's labels stand for, separated by commas; else the names of a folder's
+        sub-folders, or those in the pool.
+    near_duplicates
+        Look for images that show nearly the same, among all that are there; by default where `build` did.
     data
         The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
     """
@@ -1030,7 +1039,7 @@ def add_command(
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     with display():
-        add_to_pool(source, pool, out, folder=data, classes=names)
+        add_to_pool(source, pool, out, folder=data, classes=names, group=near_duplicates)
     info_command(out or pool)
 
 
@@ -1047,23 +1056,29 @@ def info_command(file: Path) -> None:
     file
         The file that `robal pool build` made.
     """
-    from robal.parquet import read_manifest
+    from robal.parquet import read_manifest, version_of
 
-    said = read_manifest(file)
+    path, version = version_of(file)
+    said = read_manifest(path)
+    if version is not None and not 1 <= version <= len(said.versions):
+        raise PlanError([f"{path} has versions 1 to {len(said.versions)}; {version} was asked for"])
     channels, height, width = said.shape
-    pool, tests = said.images["pool"], said.images["test"]
-    print(f"{file}: {pool:,} images in the pool ({said.labelled:,} labelled), {tests:,} test images")
-    print(f"{height} x {width} pixels, {channels} channels, {said.encoding}; {file.stat().st_size / 2**20:,.1f} MB")
-    print(f"classes: {', '.join(said.classes) or 'none named'}")
+    shown = said.versions[: version or len(said.versions)]
+    pool, tests = (sum(one.images[split] for one in shown) for split in ("pool", "test"))
+    labelled = f" ({said.labelled:,} labelled)" if len(shown) == len(said.versions) else ""
+    print(f"{file}: {pool:,} images in the pool{labelled}, {tests:,} test images")
+    print(f"{height} x {width} pixels, {channels} channels, {said.encoding}; {path.stat().st_size / 2**20:,.1f} MB")
+    print(f"classes: {', '.join(shown[-1].classes) or 'none named'}")
     if said.groups is not None:
         print(f"{said.groups:,} groups of near-duplicates, none of which a run has in pool and test")
-    for number, one in enumerate(said.versions, 1):
+    for number, one in enumerate(shown, 1):
         known = f", {one.again:,} were there already" if one.again else ""
+        known += f" ({one.unheard:,} of them with a label that was not taken over)" if one.unheard else ""
         drift = (
             "" if one.drift is None else f"; told from those of version 1 with AUROC {one.drift:.2f} (0.5: not at all)"
         )
         print(f"version {number}: {sum(one.images.values()):,} images of {one.source}{known}{drift}; {one.fingerprint}")
-    for name, why in said.broken:
+    for name, why in (pair for one in shown for pair in one.broken):
         print(f"left out: {name}: {why}")
 
 

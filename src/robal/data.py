@@ -205,9 +205,9 @@ class Data:
     ) -> Data:
         """Data from a Parquet file that `robal pool build` made, split as by `from_dataset`.
 
-        The pool stays on disk and is read a row group at a time; validation and test images are held in memory. Where
-        the file knows of near-duplicates, none of a test image is in pool or validation, and none of a validation image
-        in the pool: they are left out. "pool.parquet@1" is what the file was at its first version.
+        The pool stays on disk and is read a row group at a time; validation and test images are held in memory. No
+        image of the test, nor a near-duplicate where the file knows of them, is in pool or validation, and none of
+        validation in the pool: they are left out. "pool.parquet@1" is what the file was at its first version.
 
         Raises:
             DataError: for a file that is not there, or none of robal's.
@@ -219,13 +219,15 @@ class Data:
         train = Part(images.rows, labels[images.rows])  # rows stand for the images until all is split
         tests = Part(in_test, labels[in_test]) if len(in_test) else None
         pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
-        validation, twins = _unlike(validation, test.images, images.groups)
-        pool, more = _unlike(pool, torch.cat([validation.images, test.images]), images.groups)
-        if twins + more:
-            about += f"; {twins + more:,} near-duplicates of held-out images are left out"
+        for what, alike in (("near-duplicates", images.groups), ("equals", images.equals)):
+            validation, some = _unlike(validation, test.images, alike)
+            pool, more = _unlike(pool, torch.cat([validation.images, test.images]), alike)
+            if some + more:
+                about += f"; {some + more:,} {what} of held-out images are left out"
         held = [Part(every.at_rest(part.images), part.labels).split() for part in (validation, test)]
         hidden = pool.labels if bool((pool.labels >= 0).any()) else None
-        about = f"{manifest.name}: {about}; {len(manifest.broken):,} broken images were left out."
+        broken = sum(len(one.broken) for one in manifest.versions[: images.version])
+        about = f"{manifest.name}: {about}; {broken:,} broken images were left out."
         return cls(images.at(pool.images), hidden, held[0], held[1], images.classes, manifest.name, about)
 
     def imbalanced(self, factor: float, profile: Literal["exponential", "step"] = "exponential", seed: int = 0) -> Data:

@@ -15,15 +15,19 @@ from robal.errors import RunFolderError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, alone: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it becomes `path`; else `path` stays as it was.
+
+    Args:
+        path: where to.
+        alone: no other process writes the same file meanwhile; else each has a temporary path of its own.
 
     Raises:
         RunFolderError: when the disk is full, the folder is not to be written, or `path` is a folder or a device.
     """
     if path.exists() and not path.is_file():
         raise RunFolderError(f"{path} is no file, so nothing can be written there; name one")
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.part" if alone else f"{path.name}.{os.getpid()}.part")
     try:
         yield temporary
         with temporary.open("rb+") as file:

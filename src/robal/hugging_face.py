@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from robal.datasets import BROKEN
 from robal.errors import DataError, DataMissing, InputError, RobalError
 from robal.parquet import Row, Split, fitted
 from robal.progress import track
@@ -37,10 +38,10 @@ class Pictures:
     classes: tuple[str, ...]
 
     def common_shape(self, resize: int | None) -> tuple[int, int, int]:
-        """(C, H, W) of the first image, or with both sides `resize`; the others are brought to it."""
-        first = self._picture(self.splits[0][1][0])
+        """(C, H, W) of the first readable image, or with both sides `resize`; the others are brought to it."""
+        first = next((found for found in self._readable()), None)
         if first is None:
-            raise DataError(f"the first image of {self.name} cannot be read")
+            raise DataError(f"{self.name} has no readable image")
         channels = 1 if first.mode in _GREY else 3
         return (channels, first.height, first.width) if resize is None else (channels, resize, resize)
 
@@ -54,11 +55,22 @@ class Pictures:
                     if picture is None:
                         raise ValueError("there is no image")
                     pixels = fitted(picture, shape).numpy()
-                except (OSError, ValueError, SyntaxError) as error:
+                except BROKEN as error:
                     yield f"{split} {number}", str(error)
                     continue
                 label = row[self.label] if self.label else None
                 yield Row(pixels, -1 if label is None else int(label), split, f"{split}/{number}")
+
+    def _readable(self) -> Iterator[Image.Image]:
+        for _, rows in self.splits:
+            for number in range(len(rows)):
+                try:
+                    found = self._picture(rows[number])
+                    if found is not None:
+                        found.load()
+                        yield found
+                except BROKEN:
+                    continue
 
     def _picture(self, row: Any) -> Image.Image | None:
         found = row[self.image]
@@ -86,6 +98,8 @@ def from_hugging_face(name: str) -> Pictures:
     except Exception as error:  # of whatever kind: a name that is not there, no network, a folder of something else
         raise DataMissing(f"no data set of Hugging Face could be had by the name {name!r}: {error}") from error
     splits = dict(found) if isinstance(found, dict) else {"train": found}
+    if not any(len(rows) for rows in splits.values()):
+        raise InputError(f"{name} has no row")
     features = next(iter(splits.values())).features
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]

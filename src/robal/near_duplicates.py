@@ -50,8 +50,10 @@ def _cosines() -> Tensor:
     return torch.cos(torch.pi / _SIDE * place * frequency)
 
 
-def near_duplicates(hashes: Tensor, thumbs: Tensor) -> Tensor:
-    """[N] int64: groups of images that look alike, by number; -1 for an image that is like no other.
+def alike(hashes: Tensor, thumbs: Tensor) -> Tensor:
+    """[P, 2] int64: pairs of images that look alike, positions in [0, N); as few as hold the same groups together.
+
+    The groups of the first n images alone are those of the pairs among them, for any n.
 
     Two are alike where their hashes differ in at most 10 bits and their grey thumbnails, each less its mean, by at most
     4 levels of 255 on average; a group is what hangs together by such pairs. Hashes are sorted in eight orders of their
@@ -63,8 +65,8 @@ def near_duplicates(hashes: Tensor, thumbs: Tensor) -> Tensor:
 
     Source: sorting by turns, Manku, Jain and Das Sarma, WWW 2007.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
 
     codes, ones, others = hashes.numpy().view(np.uint64), list[np.ndarray](), list[np.ndarray]()
     for turn in range(_TURNS):
@@ -77,17 +79,39 @@ def near_duplicates(hashes: Tensor, thumbs: Tensor) -> Tensor:
             ones.append(left[near])
             others.append(right[near])
     if not ones:
-        return torch.full((len(hashes),), -1)
+        return torch.empty(0, 2, dtype=torch.int64)
     pairs = np.unique(np.sort(np.stack([np.concatenate(ones), np.concatenate(others)], 1), 1), axis=0)
-    alike = np.zeros(len(pairs), dtype=bool)
+    near = np.zeros(len(pairs), dtype=bool)
     for start in range(0, len(pairs), 2**16):
         part = torch.from_numpy(pairs[start : start + 2**16])
         one, other = (thumbs[part[:, side], : _THUMB**2].float() for side in (0, 1))
         apart = (one - one.mean(1, keepdim=True)) - (other - other.mean(1, keepdim=True))
-        alike[start : start + 2**16] = (apart.abs().mean(1) <= _GREYS).numpy()
-    pairs = pairs[alike]
-    graph = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(len(hashes), len(hashes)))
-    _, part_of = connected_components(graph, directed=False)
+        near[start : start + 2**16] = (apart.abs().mean(1) <= _GREYS).numpy()
+    pairs = pairs[near]
+    # a spanning forest by the later image of each pair holds together what the pairs of any first images do
+    shape = (len(hashes), len(hashes))
+    tree = minimum_spanning_tree(csr_array((pairs[:, 1] + 1.0, (pairs[:, 0], pairs[:, 1])), shape=shape)).tocoo()
+    return torch.from_numpy(np.stack([tree.row, tree.col], 1).astype(np.int64))
+
+
+def groups_of(pairs: Tensor, count: int) -> Tensor:
+    """[count] int64: groups that hang together by pairs, by number; -1 for an image in none.
+
+    Args:
+        pairs: [P, 2] int64; those with a position beyond `count` do not count.
+        count: images.
+
+    >>> groups_of(torch.tensor([[0, 3], [3, 1], [2, 5]]), 5)
+    tensor([ 0,  0, -1,  0, -1])
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = pairs[(pairs < count).all(1)]
+    if not count:
+        return torch.empty(0, dtype=torch.int64)
+    ones, others = pairs.numpy().T
+    _, part_of = connected_components(coo_array((np.ones(len(pairs)), (ones, others)), shape=(count, count)), False)
     members = np.bincount(part_of)
     numbers = np.where(members > 1, np.cumsum(members > 1) - 1, -1)
     return torch.from_numpy(numbers[part_of].astype(np.int64))

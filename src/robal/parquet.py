@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -25,12 +26,13 @@ from robal.datasets import BROKEN, Dataset
 from robal.errors import DataCorrupt, DataMissing, InputError, RobalError
 from robal.files import whole
 from robal.images import unit
-from robal.near_duplicates import drift, near_duplicates, perceived
+from robal.near_duplicates import alike, drift, groups_of, perceived
 
 Split = Literal["pool", "test"]
 _KEY, _GROUPS = b"robal", b"robal.groups"
 _GROUP = 1_024  # rows of a row group, at most
 _GROUP_BYTES = 2**20  # after which a row group ends
+_LOOKS = 2**24  # bytes of pixels that are looked at together for near-duplicates
 _CACHED = 64 * 2**20  # bytes of decoded row groups that a reader keeps
 
 
@@ -62,7 +64,8 @@ class Version:
     Args:
         source: where they came from.
         images: by split, how many.
-        again: how many were left out, since the very same image was in the pool already.
+        again: how many were left out, since the very same image was there already.
+        unheard: of these, how many came with another label than the image has there, which was not taken over.
         broken: (file, why) of images that were left out.
         drift: how well a linear classifier tells them from those of the first version, see `near_duplicates.drift`.
         fingerprint: 16 hexadecimal digits of the SHA-256 of all ids, labels and splits up to here, in order.
@@ -72,6 +75,7 @@ class Version:
     source: str
     images: dict[str, int]
     again: int
+    unheard: int
     broken: tuple[tuple[str, str], ...]
     drift: float | None
     fingerprint: str
@@ -161,22 +165,28 @@ def write_parquet(
     strings = {field: arrow.string() for field in ("id", "file", "split")}
     kinds = strings | {"label": arrow.int32(), "version": arrow.int32(), "image": binary}
     schema = arrow.schema(list(kinds.items()))
-    newest, seen, before, digest = len(earlier) + 1, dict[str, int](), set[str](), hashlib.sha256()
-    counts, again, broken, labelled = {"pool": 0, "test": 0}, 0, list[tuple[str, str]](), 0
+    newest, seen, before, digest = len(earlier) + 1, dict[str, int](), dict[str, int](), hashlib.sha256()
+    counts, again, unheard, labelled = {"pool": 0, "test": 0}, {"pool": 0, "test": 0}, 0, 0
+    broken, looks = list[tuple[str, str]](), list[tuple[Tensor, Tensor]]()
     columns: dict[str, list[Any]] = {field: [] for field in schema.names}
-    pixels, looks = list[np.ndarray[Any, Any]](), list[tuple[Tensor, Tensor]]()
+    pixels = list[np.ndarray[Any, Any]]()
     with (
         whole(path) as temporary,
-        arrow.parquet.ParquetWriter(temporary, schema, compression="none", use_dictionary=["split"]) as writer,
+        arrow.parquet.ParquetWriter(
+            temporary, schema, compression="none", use_dictionary=["split"], write_page_checksum=True
+        ) as writer,
     ):
 
         def flush() -> None:
             if columns["id"]:
                 writer.write_table(arrow.table(columns, schema=schema), row_group_size=_GROUP)
-                if group or earlier:
-                    looks.append(perceived(torch.from_numpy(np.stack(pixels))))
-            for column in [*columns.values(), pixels]:
+            for column in columns.values():
                 column.clear()
+
+        def look() -> None:
+            if pixels:
+                looks.append(perceived(torch.from_numpy(np.stack(pixels))))
+                pixels.clear()
 
         for row in rows:
             if isinstance(row, tuple):
@@ -188,9 +198,10 @@ def write_parquet(
             kept = row.encoded if encoding == "encoded" else np.ascontiguousarray(row.pixels).tobytes()
             identity = hashlib.sha256(repr(shape).encode() * (encoding == "raw") + kept).hexdigest()[:20]
             if row.version < newest:
-                before.add(identity)
+                before[identity] = row.label
             elif identity in before:
-                again += 1
+                again[row.split] += 1
+                unheard += row.label >= 0 and row.label != before[identity]
                 continue
             else:
                 counts[row.split] += 1
@@ -199,24 +210,33 @@ def write_parquet(
             values = (identity, row.file, row.split, row.label, row.version, kept)
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-            pixels.append(row.pixels)
             digest.update(repr((identity, row.label, row.split)).encode())
             labelled += row.split == "pool" and row.label >= 0
-            if len(pixels) == _GROUP or sum(map(len, columns["image"])) >= _GROUP_BYTES:
+            if len(columns["id"]) == _GROUP or sum(map(len, columns["image"])) >= _GROUP_BYTES:
                 flush()
+            if group or earlier:
+                pixels.append(row.pixels)
+                if len(pixels) * row.pixels.size >= _LOOKS:
+                    look()
         flush()
+        look()
+        if again["test"]:
+            raise InputError(
+                f"{again['test']} test images of {source or name} are there already, so they would test nothing: leave "
+                "them out, or add them as images of the pool"
+            )
         groups, moved = None, None
         if looks:
             hashes, thumbs = (torch.cat([look[part] for look in looks]) for part in (0, 1))
             if earlier:
                 moved = drift(thumbs[: sum(earlier[0].images.values())], thumbs[len(thumbs) - sum(counts.values()) :])
             if group:
-                found = near_duplicates(hashes, thumbs)
-                alike = (found >= 0).nonzero().flatten()
-                groups = len(found[alike].unique())
-                pairs = torch.stack([alike, found[alike]], 1).numpy().astype("<i8")
-                writer.add_key_value_metadata({_GROUPS.decode(): base64.b64encode(pairs.tobytes()).decode()})
-        made = Version(source or name, counts, again, tuple(broken), moved, digest.hexdigest()[:16], classes)
+                pairs = alike(hashes, thumbs)
+                groups = int(groups_of(pairs, len(hashes)).max()) + 1
+                content = base64.b64encode(pairs.numpy().astype("<i8").tobytes()).decode()
+                writer.add_key_value_metadata({_GROUPS.decode(): content})
+        print_of = digest.hexdigest()[:16]
+        made = Version(source or name, counts, again["pool"], unheard, tuple(broken), moved, print_of, classes)
         manifest = Manifest(name, shape, encoding, labelled, (*earlier, made), groups)
         if not manifest.images["pool"]:
             raise InputError(f"{name} has no readable image for a pool; {len(broken)} are broken")
@@ -277,7 +297,7 @@ class ParquetImages:
         self.rows = self.rows_in("pool") if rows is None else rows
 
     def _open(self) -> None:
-        self._file = check_arrow().parquet.ParquetFile(self.path, memory_map=True)
+        self._file = check_arrow().parquet.ParquetFile(self.path, memory_map=True, page_checksum_verification=True)
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
         self._ends = torch.tensor(sizes).cumsum(0)
         self._groups: OrderedDict[int, Tensor | list[bytes]] = OrderedDict()
@@ -305,10 +325,9 @@ class ParquetImages:
     @property
     def fingerprint(self) -> str:
         """Of the file and the rows, without reading any image."""
-        versions = self.manifest.versions
-        return (
-            f"{versions[self.version - 1].fingerprint}-{hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()[:16]}"
-        )
+        of_file = self.manifest.versions[self.version - 1].fingerprint
+        kept = repr((self.shape, self.manifest.encoding)).encode()  # ids of encoded images are of their bytes alone
+        return f"{of_file}-{hashlib.sha256(kept + self.rows.numpy().tobytes()).hexdigest()[:16]}"
 
     def at(self, rows: Tensor) -> ParquetImages:
         """The same file at other rows."""
@@ -330,15 +349,21 @@ class ParquetImages:
         return found[: sum(sum(one.images.values()) for one in self.manifest.versions[: self.version])]
 
     @cached_property
+    def equals(self) -> Tensor:
+        """[rows up to the version] int64: groups of images that are equal to the bit; -1 for an image like none."""
+        _, which = np.unique([one[:20] for one in self.column("id")], return_inverse=True)
+        members = np.bincount(which)
+        return torch.from_numpy(np.where(members[which] > 1, which, -1).astype(np.int64))
+
+    @cached_property
     def groups(self) -> Tensor:
         """[rows up to the version] int64: groups of near-duplicates; -1 for an image like no other."""
-        found = torch.full((len(self.column("version")),), -1)
-        said = (self._file.schema_arrow.metadata or {}).get(_GROUPS) or self._file.metadata.metadata.get(_GROUPS)
-        if said:
-            pairs = torch.from_numpy(np.frombuffer(base64.b64decode(said), "<i8").astype(np.int64).reshape(-1, 2))
-            pairs = pairs[pairs[:, 0] < len(found)]
-            found[pairs[:, 0]] = pairs[:, 1]
-        return found
+        count = len(self.every)
+        said = (self._file.metadata.metadata or {}).get(_GROUPS)
+        if said is None:
+            return torch.full((count,), -1)
+        pairs = np.frombuffer(base64.b64decode(said), "<i8").astype(np.int64).reshape(-1, 2)
+        return groups_of(torch.from_numpy(pairs), count)
 
     def files_at(self, rows: Tensor) -> tuple[str, ...]:
         """The names of the files that images came from; () where they were none."""
@@ -368,10 +393,20 @@ class ParquetImages:
             if isinstance(group, Tensor):
                 found[mine] = group[inside]
             else:
-                pixels = _decoders().map(lambda at, of=group: decoded(of[at], self.shape, self.path), inside.tolist())
+                pixels = decoders().map(
+                    lambda at, of=group, row=rows[mine[0]] - inside[0]: self._decoded(of[at], int(row) + at),
+                    inside.tolist(),
+                )
                 for place, image in zip(mine.tolist(), pixels, strict=True):
                     found[place] = image
         return found
+
+    def _decoded(self, content: bytes, row: int) -> Tensor:
+        try:
+            return decoded(content, self.shape, self.path)
+        except DataCorrupt as error:
+            file, identity = (self.column(name)[row] for name in ("file", "id"))
+            raise DataCorrupt(f"{error} (row {row}, file {file!r}, id {identity}): build the pool again") from error
 
     def encoded(self, indices: Tensor) -> list[bytes]:
         """The bytes of the files of images, where these are kept; else none."""
@@ -390,7 +425,11 @@ class ParquetImages:
             if number in self._groups:
                 self._groups.move_to_end(number)
                 return self._groups[number]
-            column = self._file.read_row_group(number, columns=["image"]).column("image").combine_chunks()
+            try:
+                column = self._file.read_row_group(number, columns=["image"]).column("image").combine_chunks()
+            except OSError as error:  # of a checksum, too
+                where = f"{int(self._ends[number - 1]) if number else 0:,} to {int(self._ends[number]):,}"
+                raise DataCorrupt(f"{self.path} is damaged at images {where}: {error}. Build it again") from error
             group: Tensor | list[bytes] = column.to_pylist() if self.manifest.encoding == "encoded" else torch.empty(0)
             if isinstance(group, Tensor):
                 flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * int(np.prod(self.shape)))
@@ -406,7 +445,7 @@ def _bytes_of(group: Tensor | list[bytes]) -> int:
 
 
 @cache
-def _decoders() -> ThreadPoolExecutor:
+def decoders() -> ThreadPoolExecutor:
     """Threads that decode: pillow works without Python's lock."""
     return ThreadPoolExecutor(os.cpu_count(), "robal-decodes")
 
@@ -434,7 +473,8 @@ def decoded(content: bytes, shape: tuple[int, int, int], where: Path) -> Tensor:
         with Image.open(io.BytesIO(content)) as image:
             return fitted(image, shape)
     except BROKEN as error:
-        raise DataCorrupt(f"{where} is, or holds, an image that cannot be decoded: {error}") from error
+        said = re.sub(r" ?<_io.BytesIO object at \w+>", "", str(error))  # an address of this process
+        raise DataCorrupt(f"{where} is, or holds, an image that cannot be decoded: {said}") from error
 
 
 def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:

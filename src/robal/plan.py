@@ -19,7 +19,7 @@ from robal.networks import Architecture, LeNet5
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
-from robal.parquet import in_memory, is_parquet
+from robal.parquet import in_memory, is_parquet, read_manifest, version_of
 from robal.threats import Linf, Threat, with_threat
 from robal.training import Adam, Cosine, PoolTraining, Recipe, Triangular
 
@@ -148,7 +148,14 @@ class Source:
 
 
 def _located(name: str) -> str:
-    """The absolute path of a data set that is a path; any other name as it is."""
+    """The absolute path of a data set that is a path; any other name as it is.
+
+    A Parquet file may grow: its newest version is named, so that a run goes on with what it began with.
+    """
+    if is_parquet(name):
+        file, version = version_of(name)
+        newest = len(read_manifest(file).versions) if file.is_file() and version is None else version
+        return f"{file.resolve()}@{newest}" if newest else str(file.resolve())
     is_path = name and known_name(name) is None and Path(name).expanduser().exists()
     return str(Path(name).expanduser().resolve()) if is_path else name
 

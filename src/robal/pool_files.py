@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,8 +16,10 @@ from torch import Tensor
 from robal.datasets import Dataset, Found, common_shape, load, walk_folder
 from robal.errors import DataCorrupt, InputError
 from robal.hugging_face import from_hugging_face
-from robal.parquet import Manifest, ParquetImages, Row, Split, check_arrow, decoded, version_of, write_parquet
+from robal.parquet import Manifest, ParquetImages, Row, Split, check_arrow, decoded, decoders, version_of, write_parquet
 from robal.progress import track
+
+_AHEAD = 32  # files that are read at once, or wait
 
 
 def rows_of(dataset: Dataset) -> Iterator[Row]:
@@ -37,14 +41,22 @@ def rows_of_folder(found: Iterable[Found], shape: tuple[int, int, int], keep: bo
         shape: that they are resized to.
         keep: the bytes of their files too.
     """
-    for one in found:
+
+    def read(one: Found) -> Row | tuple[str, str]:
         try:
             content = one.path.read_bytes()
             pixels = decoded(content, shape, one.path).numpy()
         except (OSError, DataCorrupt) as error:
-            yield one.name, str(error)
-            continue
-        yield Row(pixels, one.label, "test" if one.is_test else "pool", one.name, content if keep else b"")
+            return one.name, str(error)
+        return Row(pixels, one.label, "test" if one.is_test else "pool", one.name, content if keep else b"")
+
+    waiting = deque[Future[Row | tuple[str, str]]]()
+    for one in found:  # decoded by several threads, a few ahead
+        waiting.append(decoders().submit(read, one))
+        if len(waiting) >= _AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def rows_of_pool(pool: ParquetImages) -> Iterator[Row]:
@@ -103,17 +115,20 @@ def add_to_pool(
     *,
     folder: Path | None = None,
     classes: Sequence[str] | None = None,
+    group: bool | None = None,
 ) -> Manifest:
     """`robal pool add` as a function: a new version of a file, in which further images follow those that are there.
 
-    Ids stay. An image that is there already, pixel by pixel, is not added again. Test images of the source are added
-    to the test images. The version before is still to be had, as "pool.parquet@1".
+    Ids stay. An image that is there already, pixel by pixel, is not added again, and its label stays what it is; test
+    images of the source are added to the test images, and refused where they are there. The version before is still to
+    be had, as "pool.parquet@1".
 
     Args:
         source: as for `build_pool`.
         pool: the file.
         out: where the new version goes; None: into the file itself, which is replaced as a whole.
         folder, classes: as for `build_pool`.
+        group: look for near-duplicates; None: as before.
 
     Raises:
         InputError, DataError: naming what cannot be right; the file stays as it was.
@@ -123,12 +138,14 @@ def add_to_pool(
     if version_of(pool)[1] is not None or (out is not None and out.suffix.lower() != ".parquet"):
         raise InputError(f"images are added to a file as it is now, and go to a .parquet file; {pool} came")
     keep = manifest.encoding == "encoded"
-    found = offered(source, folder, None, keep, classes or manifest.classes or None, manifest.shape)
+    is_folder = Path(source).expanduser().is_dir()  # whose sub-folders name its classes, new ones too
+    names = classes if is_folder else classes or manifest.classes or None
+    found = offered(source, folder, None, keep, names, manifest.shape)
     if found.shape != manifest.shape:
         raise InputError(f"the images of {source} are {list(found.shape)}, those of {pool} {list(manifest.shape)}")
     strange = [name for name in found.classes if name not in manifest.classes]
-    names = (*manifest.classes, *strange)
-    place = [names.index(name) for name in found.classes]
+    every = (*manifest.classes, *strange)
+    place = [every.index(name) for name in found.classes]
     number = len(manifest.versions) + 1
 
     def newer() -> Iterator[Row | tuple[str, str]]:
@@ -143,11 +160,11 @@ def add_to_pool(
         manifest.name,
         chain(rows_of_pool(there), newer()),
         manifest.shape,
-        names,
+        every,
         manifest.encoding,
         source=source,
         earlier=manifest.versions,
-        group=manifest.groups is not None,
+        group=manifest.groups is not None if group is None else group,
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robal.acquisition import DRE, MaxEntropy, select
 from robal.networks import LeNet5
+from robal.scores import entropy
 from robal.selection import read_images
 from robal.training import Trained
 
@@ -333,7 +334,9 @@ def test_a_run_lends_its_snapshots_and_a_teacher_is_a_file(
     gentle = ("--acquisition", "LowInputGradient", "--weights")
     assert chosen(*gentle, "model.safetensors") != chosen(*gentle, "bare.safetensors")
     mixed = chosen("--acquisition", "EntropyMix", "--weights", "bare.safetensors", "--teacher", "other.safetensors")
-    assert mixed == select(MaxEntropy(), other, digits[0], 9).tolist()  # in the first round the teacher decides
+    with torch.no_grad():  # in the first round the teacher decides
+        uncertain = entropy(other.eval()(digits[0] / 255).softmax(1))
+    assert uncertain[mixed].min() >= uncertain.topk(9).values.min() - 1e-5  # some are equal but for rounding
 
 
 def test_what_was_seen_is_kept_and_serves_the_next_choice(robal: Any, tmp_path: Path, weights: Path) -> None:

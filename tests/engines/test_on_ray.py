@@ -126,3 +126,24 @@ def test_the_choice_from_a_file_is_that_of_one_process(tmp_path: Path) -> None:
 def test_numbers_that_cannot_be_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(InputError):
         OnRay(**setting)  # type: ignore[arg-type]
+
+
+@ray.remote(num_cpus=1)
+class Occupant:
+    """Takes a processor, and nothing else."""
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+def test_a_taken_processor_and_dead_idle_workers_stop_nothing(tmp_path: Path) -> None:
+    engine = OnRay(workers=2, shard=8, tile=2)
+    function, every = Mortal(str(tmp_path)), torch.arange(64)
+    wanted = engine.map(function, convnet(), IMAGES, every, 5)["logits"]
+    _, processes = counted(tmp_path)
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    occupant = Occupant.remote()
+    assert ray.get(occupant.process.remote())
+    assert torch.equal(engine.map(function, convnet(), IMAGES, every, 5)["logits"], wanted)
+    ray.kill(occupant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from robal.acquisition import DFAL, CoreSet, Margin, select
-from robal.engines import Local, Sharded
+from robal.engines import Local, Sharded, TileFunction
 from robal.engines.shards import Job, Shard
-from robal.errors import InputError
+from robal.errors import InputError, RunFolderError
 from robal.images import InMemory
 from robal.loop import run
 from robal.seeds import generator
@@ -139,3 +140,90 @@ def test_a_run_ends_the_same_whichever_engine_looks(tmp_path: Path) -> None:
         run(plan, plan.data.load(), tmp_path / name)
     assert outcome(tmp_path / "kept") == outcome(tmp_path / "here")
     assert list((tmp_path / "shards").glob("*/*.safetensors"))
+
+
+class Tempered(nn.Module):
+    """Logits divided by a plain number, on top of a buffer that is not saved."""
+
+    def __init__(self, temperature: float, shift: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.temperature = convnet(), temperature
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs + self.shift) / self.temperature
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Looks with another network than the one it is given."""
+
+    other: nn.Module
+
+    def __call__(self, model: nn.Module, batch: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        return {"logits": self.other(batch)}
+
+
+def logits(model: nn.Module, batch: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+    return {"logits": model(batch)}
+
+
+def test_all_that_decides_the_rows_is_in_the_key() -> None:
+    models = [Tempered(1.0), Tempered(2.0), Tempered(1.0, 0.1), convnet(), convnet(seed=1)]
+    jobs = [Job(logits, model, IMAGES, 0, 4) for model in models]
+    jobs += [Job(Beside(model), models[0], IMAGES, 0, 4) for model in models]
+    keys = [job.key for job in jobs]
+    assert None not in keys
+    assert len(set(keys)) == len(jobs)
+    assert keys == [Job(job.function, job.model, job.images, 0, 4).key for job in jobs]
+    assert Job(logits, Tempered(1.0), IMAGES, 0, 4).key == keys[0]
+
+
+def scaled_by(factor: float) -> TileFunction:
+    def scaled(model: nn.Module, batch: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        return {"x": batch.flatten(1).sum(1) * factor}
+
+    return scaled
+
+
+def test_what_has_no_name_by_its_content_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Sharded(str(tmp_path / "shards"), shard=16, tile=4)
+    for factor in (1.0, 2.0):
+        rows = engine.map(scaled_by(factor), convnet(), IMAGES, SOME, 0)
+        wanted = IMAGES.batch(SOME).flatten(1).sum(1) * factor
+        torch.testing.assert_close(rows["x"], wanted)
+    hooked = convnet()
+    hooked[0].register_forward_hook(lambda *given: None)
+    engine.map(logits, hooked, IMAGES, SOME, 0)
+    assert "nothing of it is kept" in capsys.readouterr().err
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_flipped_bit_is_seen_and_the_shard_done_again(tmp_path: Path) -> None:
+    engine, model = Sharded(str(tmp_path), shard=16, tile=4), convnet()
+    wanted = engine.map(logits, model, IMAGES, SOME, 0)["logits"]
+    for path in tmp_path.glob("*/*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+    assert torch.equal(engine.map(logits, model, IMAGES, SOME, 0)["logits"], wanted)
+
+
+def test_two_that_write_the_same_shards_do_not_harm_each_other(tmp_path: Path) -> None:
+    shards = [Shard(0, torch.arange(50_000), tmp_path / "one.safetensors") for _ in range(2)]
+    rows = {"x": torch.rand(50_000, 4, generator=generator(0, "rows"))}
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=shards[number].save, args=(rows,)) for number in (0, 1, 0, 1)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0] * 4
+    assert torch.equal(shards[0].load()["x"], rows["x"])  # type: ignore[index]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_for_shards_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="name another folder"):
+        Sharded(str(tmp_path / "file")).map(logits, convnet(), IMAGES, SOME, 0)

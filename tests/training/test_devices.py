@@ -111,6 +111,32 @@ def test_batchnorm_ends_with_the_mean_of_both() -> None:
             torch.testing.assert_close(buffer, wanted, rtol=1e-3, atol=1e-5)
 
 
+def test_snapshots_hold_the_mean_of_batchnorm_too() -> None:
+    model = PreActResNet(widths=(8, 16))((1, 28, 28), 10, 0)
+    few = Examples.of(DIGITS.images[:80], DIGITS.labels[:80])
+    found = fit(Recipe(Natural(), epochs=1, batch_size=40, snapshots=1, devices=2), few, None, Trained(model), None, 0)
+    for name, buffer in found.model.named_buffers():
+        assert torch.equal(found.snapshots[-1][name], buffer)
+
+
+def test_the_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "training.safetensors"
+    script = tmp_path / "train.py"
+    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), checkpoint=str(checkpoint)))
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    begun = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path})
+    for _ in range(600):
+        time.sleep(0.1)
+        if checkpoint.exists():
+            break
+    begun.kill()
+    begun.wait()
+    time.sleep(2)
+    last = checkpoint.stat().st_mtime_ns
+    time.sleep(3)
+    assert checkpoint.stat().st_mtime_ns == last
+
+
 def test_shares_are_disjoint_and_small_batches_are_not_shared() -> None:
     batch = Batch(torch.arange(9.0).view(9, 1, 1, 1), torch.arange(9), torch.ones(9), torch.rand(3, 1, 1, 1))
     shares = [Group(rank, 4).share(batch) for rank in range(4)]
@@ -179,6 +205,14 @@ def test_a_run_trains_on_two_devices(tmp_path: Path) -> None:
     assert state.history[1]["validation"] is not None
 
 
+ORPHANS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_devices import TWO, replace, trained
+if __name__ == "__main__":
+    trained(replace(TWO, epochs=10_000), checkpoint=Path({checkpoint!r}))
+"""
 SCRIPT = """
 import sys
 import torch

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from robal.errors import InputError, RobalError
 from robal.progress import say
 
 _TRIES = 4  # of one shard, before the work is given up
+_PATIENCE = 60.0  # seconds without any news, after which something is said
 
 
 @dataclass(frozen=True)
@@ -69,40 +71,63 @@ class OnRay:
             yield from one_by_one(job, shards)
             return
         ray = _connected(self.address, self.workers)
-        processors = int(ray.cluster_resources().get("CPU", 1))
-        count = min(self.workers or max(1, processors - 1), max(1, processors), len(shards))
-        cluster = (ray.get_runtime_context().get_node_id(), self.gpus)
-        idle, at_rest = _workers.setdefault(cluster, []), [ray.put(job)]
-        waiting, tries, at_work = [*reversed(shards)], dict[int, int](), dict[Any, tuple[Any, Shard]]()
+        there = ray.cluster_resources()
+        count = min(self.workers or max(1, int(there.get("CPU", 1)) - 1), len(shards))
+        if self.gpus:
+            count = min(count, int(there.get("GPU", 0) / self.gpus))
+            if not count:
+                raise InputError(
+                    f"a worker needs {self.gpus} GPUs, and this cluster of Ray has {there.get('GPU', 0):g}"
+                )
+        idle = _workers.setdefault((ray.get_runtime_context().get_node_id(), self.gpus), [])
+        at_rest = [ray.put(replace(job, model=copy.deepcopy(job.model).cpu()))]
+        waiting, tries, at_work = [*reversed(shards)], dict[int, int](), dict[Any, tuple[Any, Shard | None]]()
+        for _ in range(count):  # whether or not each finds a processor: who is ready gets work
+            worker = idle.pop() if idle else _begun(ray, self.gpus)
+            at_work[worker.ready.remote()] = (worker, None)
         try:
-            while waiting or at_work:
-                while waiting and len(at_work) < count:
-                    worker, shard = idle.pop() if idle else _begun(ray, self.gpus), waiting.pop()
-                    tries[shard.start] = tries.get(shard.start, 0) + 1
-                    rows = worker.rows.remote(at_rest, shard.start // job.tile, shard.indices, self.threads)
-                    at_work[rows] = (worker, shard)
-                done, _ = ray.wait(list(at_work), num_returns=1)
+            while waiting or any(shard for _, shard in at_work.values()):
+                done, _ = ray.wait(list(at_work), num_returns=1, timeout=_PATIENCE)
+                if not done:
+                    if not any(shard for _, shard in at_work.values()):
+                        say(f"no worker of Ray has begun within {_PATIENCE} seconds: are its processors taken?")
+                    continue
                 worker, shard = at_work.pop(done[0])
+                found = None
                 try:
                     found = ray.get(done[0])
-                except ray.exceptions.RayActorError as error:
-                    ray.kill(worker)
-                    if tries[shard.start] == _TRIES:
-                        raise RobalError(
-                            f"workers of Ray were lost {_TRIES} times at images {shard.start:,} to "
-                            f"{shard.start + len(shard.indices):,} (too little memory?): {error}"
-                        ) from None
-                    say(f"a worker of Ray was lost; images {shard.start:,} and on are looked at again")
-                    waiting.append(shard)
                 except ray.exceptions.RayTaskError as error:
-                    idle.append(worker)
+                    at_work[worker.ready.remote()] = (worker, None)
                     raise (error.cause if isinstance(error.cause, Exception) else error) from None
+                except ray.exceptions.RayError as error:
+                    ray.kill(worker)
+                    if shard is not None:
+                        tries[shard.start] = tries.get(shard.start, 0) + 1
+                        if tries[shard.start] == _TRIES:
+                            raise RobalError(
+                                f"workers of Ray were lost {_TRIES} times at images {shard.start:,} to "
+                                f"{shard.start + len(shard.indices):,} (too little memory?): {error}"
+                            ) from None
+                        say(f"a worker of Ray was lost; images {shard.start:,} and on are looked at again")
+                        waiting.append(shard)
+                    worker = _begun(ray, self.gpus)
+                    at_work[worker.ready.remote()] = (worker, None)
+                    continue
+                if waiting:
+                    at_work_next = waiting.pop()
+                    rows = worker.rows.remote(
+                        at_rest, at_work_next.start // job.tile, at_work_next.indices, self.threads
+                    )
+                    at_work[rows] = (worker, at_work_next)
                 else:
                     idle.append(worker)
+                if shard is not None:
                     yield shard, found
         finally:
-            for worker, _ in at_work.values():  # after an error, or Ctrl-C
+            for worker, _ in at_work.values():  # who never began; all who are at work, after an error or Ctrl-C
                 ray.kill(worker)
+            for worker in idle:
+                worker.forget.remote()
 
 
 _workers: dict[tuple[str, float], list[Any]] = {}  # idle ones by cluster and GPUs: beginning one takes seconds
@@ -118,7 +143,15 @@ class Worker:
     """What an actor does: keep the latest job, and carry out its shards."""
 
     def __init__(self, on_gpu: bool) -> None:
-        self._on_gpu, self._at, self._job = on_gpu, "", cast("Job", None)
+        self._on_gpu = on_gpu
+        self.forget()
+
+    def ready(self) -> None:
+        """Answers as soon as it has begun."""
+
+    def forget(self) -> None:
+        """Let go of the job, which may hold many images."""
+        self._at, self._job = "", cast("Job", None)
 
     def rows(self, at_rest: list[Any], first: int, indices: Tensor, threads: int) -> dict[str, Tensor]:
         """See `Job.rows`; the job lies in Ray's store at `at_rest`."""

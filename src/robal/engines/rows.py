@@ -22,6 +22,11 @@ class Rows:
         self._count = count
         self.found: dict[str, Tensor] = {}
 
+    def fits(self, rows: dict[str, Tensor]) -> bool:
+        """Whether these are rows of the kind that is there, of which the first piece decides."""
+        there = {name: (values.dtype, values.shape[1:]) for name, values in self.found.items()}
+        return not there or there == {name: (values.dtype, values.shape[1:]) for name, values in rows.items()}
+
     def put(self, start: int, rows: dict[str, Tensor], count: int) -> None:
         """The first `count` of some rows, from `start` on."""
         for name, values in rows.items():

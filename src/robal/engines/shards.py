@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robal import __version__
 from robal.engines.local import Batches, TileFunction, tiled
 from robal.engines.rows import Rows
-from robal.errors import InputError
+from robal.errors import InputError, RunFolderError
 from robal.files import whole
-from robal.progress import track
+from robal.progress import say, track
 
 _TILE = 4_096  # images read at once for a fingerprint
 
@@ -48,14 +45,17 @@ class Job:
         return tiled(self.function, self.model, self.images, indices, self.seed, self.tile, first)
 
     @cached_property
-    def key(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of all that decides the rows: model, function, images, seed, tile."""
+    def key(self) -> str | None:
+        """16 hexadecimal digits of the SHA-256 of all that decides the rows: model, function, images, seed, tile.
+
+        None where something cannot be named by its content, such as a function with values from around it.
+        """
         digest = hashlib.sha256(repr((__version__, torch.__version__, self.seed, self.tile)).encode())
-        digest.update(_named(self.function).encode())
-        digest.update(f"{type(self.model).__qualname__} {self.model}".encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        try:
+            for part in (*named(self.function), *named(self.model)):
+                digest.update(part)
+        except TypeError:
+            return None
         digest.update(fingerprint(self.images).encode())
         return digest.hexdigest()[:16]
 
@@ -75,18 +75,32 @@ class Shard:
     path: Path
 
     def save(self, rows: dict[str, Tensor]) -> None:
-        """Whole or not at all."""
+        """Whole or not at all, whoever else writes the same."""
         contiguous = {name: values.contiguous() for name, values in rows.items()}
-        with whole(self.path) as temporary:
-            temporary.write_bytes(save(contiguous, {"rows": json.dumps(len(self.indices))}))
+        with whole(self.path, alone=False) as temporary:
+            temporary.write_bytes(save(contiguous, {"sha256": _content(contiguous)}))
 
     def load(self) -> dict[str, Tensor] | None:
         """The rows, or None where they are not there, or are damaged."""
         try:
-            rows = load_file(self.path)
+            with safetensors.safe_open(self.path, "pt") as file:
+                rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                said = (file.metadata() or {}).get("sha256")
         except (OSError, safetensors.SafetensorError):
             return None
-        return rows if all(len(values) == len(self.indices) for values in rows.values()) else None
+        whole_one = all(len(values) == len(self.indices) for values in rows.values())
+        return rows if whole_one and said == _content(rows) else None
+
+
+def _content(rows: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(rows):
+        digest.update(f"{name} {rows[name].dtype} {list(rows[name].shape)}".encode() + _bytes(rows[name]))
+    return digest.hexdigest()
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def mapped(
@@ -107,23 +121,25 @@ def mapped(
     """
     if not len(indices):
         return job.rows(0, indices)
-    with _place(folder, job) as place:
-        shards = [
-            Shard(start, part, place / f"{start:012d}-{_digest(part)}.safetensors")
-            for start, part in zip(range(0, len(indices), size), indices.split(size), strict=True)
-        ]
-        results, missing = Rows(len(indices)), list[Shard]()
-        for shard in shards:
-            rows = shard.load() if shard.path.exists() else None
-            if rows is None:
-                missing.append(shard)
-            else:
-                results.put(shard.start, rows, len(shard.indices))
-        done = len(shards) - len(missing)
-        for shard, rows in track(carry_out(job, missing), "shards of the pool", len(shards), done):
-            if folder:
-                shard.save(rows)
+    place = _place(folder, job)
+    shards = [
+        Shard(start, part, (place or Path()) / f"{start:012d}-{_digest(part)}.safetensors")
+        for start, part in zip(range(0, len(indices), size), indices.split(size), strict=True)
+    ]
+    results, missing = Rows(len(indices)), list[Shard]()
+    for shard in shards:
+        rows = shard.load() if place is not None and shard.path.exists() else None
+        if rows is None or not results.fits(rows):
+            missing.append(shard)
+        else:
             results.put(shard.start, rows, len(shard.indices))
+    done = len(shards) - len(missing)
+    for shard, rows in track(carry_out(job, missing), "shards of the pool", len(shards), done):
+        if not results.fits(rows):
+            raise RunFolderError(f"{place} holds rows of something else than is computed now; remove it")
+        if place is not None:
+            shard.save(rows)
+        results.put(shard.start, rows, len(shard.indices))
     return results.found
 
 
@@ -131,14 +147,19 @@ def _digest(indices: Tensor) -> str:
     return hashlib.sha256(indices.numpy().tobytes()).hexdigest()[:12]
 
 
-@contextmanager
-def _place(folder: str, job: Job) -> Iterator[Path]:
-    if folder:
-        place = Path(folder).expanduser() / job.key
+def _place(folder: str, job: Job) -> Path | None:
+    """The folder of a job's shards; None where nothing is kept. Raises RunFolderError."""
+    if not folder:
+        return None
+    if job.key is None:
+        say("what is computed cannot be named by its content, so nothing of it is kept")
+        return None
+    place = Path(folder).expanduser() / job.key
+    try:
         place.mkdir(parents=True, exist_ok=True)
-        yield place
-    else:
-        yield Path(tempfile.gettempdir()) / "robal-shards-that-are-not-kept"
+    except OSError as error:
+        raise RunFolderError(f"shards cannot be kept in {folder}: {error}; name another folder") from error
+    return place
 
 
 @dataclass(frozen=True)
@@ -191,12 +212,65 @@ def fingerprint(images: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _named(function: Any) -> str:
-    """What a function over images is: its place, its settings, and its text where that can be had."""
-    kind = function if inspect.isfunction(function) else type(function)
-    settings = "" if inspect.isfunction(function) else repr(function)
+def named(value: Any) -> Iterator[bytes]:
+    """What a value is, by its content: numbers, tensors, networks, functions of a module, dataclasses of such.
+
+    Raises:
+        TypeError: for anything else, such as a function that uses values from around it.
+    """
+    if isinstance(value, Tensor):
+        yield f"{value.dtype} {list(value.shape)}".encode() + _bytes(value)
+    elif isinstance(value, nn.Module):
+        for name, module in value.named_modules():
+            yield f"{name} {_source(type(module))}".encode()
+            for key, part in vars(module).items():
+                if key in ("_parameters", "_buffers"):
+                    for inner, tensor in part.items():
+                        yield inner.encode() + (b"" if tensor is None else b"".join(named(tensor)))
+                elif key.endswith("_hooks") or key.endswith("_with_kwargs") or key.endswith("_always_called"):
+                    if part:
+                        raise TypeError("a network with hooks")
+                elif key != "_modules" and key != "training":
+                    yield key.encode()
+                    yield from named(part)
+    elif inspect.isfunction(value):
+        if value.__closure__ or value.__name__ == "<lambda>":
+            raise TypeError("a function that uses values from around it")
+        yield _source(value).encode()
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield _source(type(value)).encode()
+        for field in fields(value):
+            yield field.name.encode()
+            yield from named(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for key in value:
+            yield from named(key)
+            yield from named(value[key])
+    elif isinstance(value, set | frozenset):
+        yield from named(sorted(value, key=repr))
+    elif isinstance(value, list | tuple):
+        yield f"{type(value).__name__} {len(value)}".encode()
+        for one in value:
+            yield from named(one)
+    elif value is None or isinstance(
+        value, bool | int | float | complex | str | bytes | Path | torch.dtype | torch.device
+    ):
+        yield f"{type(value).__name__} {value!r}".encode()
+    elif inspect.isbuiltin(value) or isinstance(value, type) or type(value).__module__.startswith("torch"):
+        yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', repr(value))}".encode()
+    else:
+        raise TypeError(f"{type(value).__qualname__} has no name by its content")
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, Path, torch.dtype, torch.device)
+
+
+def _source(kind: Any) -> str:
+    """The place of a class or function, and its text where that can be had; torch's own go by torch's version."""
+    place = f"{kind.__module__}:{kind.__qualname__}"
+    if kind.__module__.partition(".")[0] == "torch":
+        return place
     try:
-        text = inspect.getsource(kind)
+        return f"{place} {inspect.getsource(kind)}"
     except (OSError, TypeError):
-        text = ""
-    return f"{kind.__module__}:{kind.__qualname__} {settings} {text}"
+        return place

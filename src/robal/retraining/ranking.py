@@ -20,7 +20,7 @@ from robal.errors import InputError
 from robal.files import write
 from robal.images import InMemory, Joined
 from robal.new_images import in_classes
-from robal.parquet import ParquetImages, is_parquet
+from robal.parquet import ParquetImages, is_parquet, version_of
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
 from robal.records import contact_sheet
@@ -164,7 +164,14 @@ def rank_from_files(
     if known is None and any(isinstance(part, LikelihoodSurprise | DistanceSurprise) for part in parts_of(method)):
         raise InputError(f"{type(method).__name__} compares with what the model was trained on: give --train")
     said = None if known is None or classes is not None else known.classes
-    tested, names = _tested(images, folder, resize, classes, said, is_trained_on=images == train)
+    tested, names = _tested(
+        images,
+        folder,
+        resize,
+        classes,
+        said,
+        is_trained_on=version_of(images)[0] == version_of(train)[0] if train else False,
+    )
     labels = in_classes(tested, tested.labels, names) if tested.classes else tested.labels.clone()
     for index, label in read_labels(labelled, names, tested).items():
         if labels[index] >= 0 and label >= 0 and labels[index] != label:

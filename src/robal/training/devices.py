@@ -6,7 +6,9 @@ import copy
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -137,12 +139,12 @@ def side_by_side(
     with tempfile.TemporaryDirectory(prefix="robal-devices-") as folder:
         context: Any = multiprocessing.get_context("forkserver")  # which imports torch once, for all trainings
         context.set_forkserver_preload(["robal.training.fit"])
-        told = context.SimpleQueue()
+        told, (alive, held) = context.SimpleQueue(), context.Pipe(duplex=False)
         threads = max(1, torch.get_num_threads() // count)
         try:
             begun: Any = start_processes(
                 _one,
-                (train, count, home.type, threads, folder, told, given),
+                (train, count, home.type, threads, folder, told, alive, given),
                 count,
                 join=False,
                 start_method="forkserver",
@@ -165,6 +167,8 @@ def side_by_side(
                 if process.is_alive():
                     process.kill()
                 process.join()
+            held.close()
+            alive.close()
         found = Trained.load(Path(folder) / "trained.safetensors", copy.deepcopy(previous.model))
         return replace(found, **json.loads((Path(folder) / "numbers.json").read_text(encoding="utf-8")))
 
@@ -177,13 +181,18 @@ def _one(
     threads: int,
     folder: str,
     told: Any,
+    alive: Any,
     given: tuple[Any, ...],
 ) -> None:
     """What a process does."""
     place = Path(folder)
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     if kind == "cuda":
         torch.cuda.set_device(rank)
+        for part in given:
+            if isinstance(part, Trained):
+                part.model.to(f"cuda:{rank}")
     distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo", init_method=f"file://{place / 'store'}", rank=rank, world_size=count
     )
@@ -199,6 +208,13 @@ def _one(
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def _end_with(alive: Any) -> None:
+    """End this process when the one that began it has: nobody else holds the other end of the pipe."""
+    with suppress(EOFError, OSError):
+        alive.recv()
+    os._exit(1)
 
 
 def _raised(folder: Path) -> RobalError | None:

@@ -191,7 +191,8 @@ def _train(
     if recipe.devices > 1 and not distributed.is_initialized():
         check_devices(recipe.devices, previous.model)
         first = None if fresh is None or recipe.shrink == 1 else Same(fresh(0))
-        given = (recipe, examples, unlabelled, previous, monitor, seed, first, checkpoint, what, spent)
+        sent = replace(previous, model=copy.deepcopy(previous.model).cpu(), companion=None)
+        given = (recipe, examples, unlabelled, sent, monitor, seed, first, checkpoint, what, spent)
         return side_by_side(_train, recipe.devices, previous, what, given)
     team = Group.of(recipe.devices)
     started, earlier, device = time.perf_counter(), 0.0, home_of(previous.model)
@@ -281,6 +282,7 @@ def _train(
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
             if taken in kept_after:
+                team.average_buffers(model, averaged)
                 snapshots.append(copied(averaged or model))
             if place + 1 < per_epoch and taken < total:
                 continue
