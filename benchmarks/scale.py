@@ -222,14 +222,14 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def workers(path: Path, steps: int) -> None:
+def workers(path: Path) -> None:
     """Ray with one and with two workers on idle cores: PGD's entropy of all images, seconds by the clock."""
     images = ParquetImages(path)
     model = LeNet5()(images.shape, 10, 0).eval()
     score = acquisition.AdversarialEntropy()
     chosen, seconds = {}, {}
     for count in (1, 2, 1, 2):
-        engine = OnRay(workers=count, shard=2_048)
+        engine = OnRay(workers=count, shard=1_024)
         select(Margin(), model, images, 10, engine=engine)  # processes begin
         found = []
         took = timed(lambda at=engine, into=found: into.append(select(score, model, images, 200, engine=at)))
@@ -311,7 +311,7 @@ def main() -> None:
         each(given.work, (given.sizes or [10_000 if given.quick else 1_000_000])[-1], wanted)
     if given.workers:
         source = load("mnist", given.data)
-        workers(made(source, given.work, (given.sizes or [10_000])[0]), 10)
+        workers(made(source, given.work, (given.sizes or [30_000])[0]))
     if given.photographs or given.quick:
         photographs(given.work, 64 if given.quick else 1_000)
     if given.scores or given.quick:

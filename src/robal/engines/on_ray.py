@@ -175,7 +175,8 @@ def _connected(address: str, workers: int | None) -> Any:
         return ray
     # Ray warns of how it will treat processors without GPUs one day, unless this says how
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    where: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
+    here = max(workers or 1, os.cpu_count() or 1)
+    where: dict[str, Any] = {"address": address} if address else {"num_cpus": here, "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except Exception as error:

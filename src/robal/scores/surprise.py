@@ -13,6 +13,7 @@ from torch import Tensor
 from robal.errors import InputError
 
 _NUMBERS = 2**24  # in a matrix of distances at a time
+_ROWS = 2**16  # of embeddings in float64 at once
 _RANK = 1e-10  # directions of less than this share of the largest variance are none
 
 
@@ -100,7 +101,8 @@ def distance_surprise(embeddings: Tensor, predicted: Tensor, known: Tensor, know
         mine, theirs = predicted == label, (known_predicted == label).nonzero().flatten()
         theirs = theirs if len(theirs) else torch.arange(len(known))
         nearest[mine] = theirs[_nearest(embeddings[mine], known[theirs])]
-    to_own = (embeddings.double() - known[nearest].double()).norm(dim=1)
+    parts = zip(embeddings.split(_ROWS), nearest.split(_ROWS), strict=True)
+    to_own = torch.cat([(part.double() - known[near].double()).norm(dim=1) for part, near in parts])
     used, back = nearest.unique(return_inverse=True)
     gap = torch.ones(len(used), dtype=torch.float64)
     for label in known_predicted[used].unique():
