@@ -103,6 +103,7 @@ def test_a_worker_killed_in_each_of_ten_runs_costs_its_shard_alone(run: int, tmp
     check(tmp_path, (int(torch.randint(32, (1,), generator=generator(run, "death"))),))
 
 
+@pytest.mark.slow
 def test_a_shard_at_which_every_worker_dies_is_given_up_and_the_others_are_kept(tmp_path: Path) -> None:
     engine = OnRay(workers=2, folder=str(tmp_path / "shards"), shard=8, tile=2)
     with pytest.raises(RobalError, match="lost 4 times at images 24 to 32"):

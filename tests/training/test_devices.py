@@ -77,6 +77,7 @@ def test_two_devices_take_the_steps_of_one_where_nothing_is_drawn(objective: obj
     assert (two.steps, two.epoch, two.evaluations) == (one.steps, one.epoch, one.evaluations)
 
 
+@pytest.mark.slow
 def test_training_on_two_devices_is_robust_as_on_one() -> None:
     noisy = Adversarial(PGD(steps=3, threat=Linf(0.1)))
     recipe = Recipe(noisy, epochs=12, batch_size=30, optimiser=Adam(2e-3), average=0.9, keep="best")
@@ -226,6 +227,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_same_model_to_every_process(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
