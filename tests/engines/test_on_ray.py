@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robal.acquisition import Margin, select
-from robal.engines import OnRay, Sharded
+from robal.engines import Local, OnRay, Sharded
 from robal.errors import InputError, RobalError
 from robal.images import InMemory
 from robal.parquet import ParquetImages
@@ -148,3 +148,19 @@ def test_a_taken_processor_and_dead_idle_workers_stop_nothing(tmp_path: Path) ->
     assert ray.get(occupant.process.remote())
     assert torch.equal(engine.map(function, convnet(), IMAGES, every, 5)["logits"], wanted)
     ray.kill(occupant)
+
+
+def test_where_no_worker_begins_this_process_looks_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("robal.engines.on_ray._PATIENCE", 0.2)
+    monkeypatch.setattr("robal.engines.on_ray._workers", {})
+    engine = OnRay(workers=1, shard=16, tile=2)
+    every = torch.arange(64)
+    occupants = [Occupant.options(num_cpus=count).remote() for count in (os.cpu_count() or 1,)]  # type: ignore[attr-defined]
+    rows = engine.map(Mortal(str(tmp_path)), convnet(), IMAGES, every, 5)
+    wanted = Local(2).map(Mortal(str(tmp_path)), convnet(), IMAGES, every, 5)
+    assert torch.equal(rows["logits"], wanted["logits"])
+    assert "meanwhile images are looked at here" in capsys.readouterr().err
+    for occupant in occupants:
+        ray.kill(occupant)

@@ -19,7 +19,7 @@ from robal.errors import InputError, RobalError
 from robal.progress import say
 
 _TRIES = 4  # of one shard, before the work is given up
-_PATIENCE = 60.0  # seconds without any news, after which something is said
+_PATIENCE = 30.0  # seconds without any worker, after which this process looks itself
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,12 @@ class OnRay:
             while waiting or any(shard for _, shard in at_work.values()):
                 done, _ = ray.wait(list(at_work), num_returns=1, timeout=_PATIENCE)
                 if not done:
-                    if not any(shard for _, shard in at_work.values()):
-                        say(f"no worker of Ray has begun within {_PATIENCE} seconds: are its processors taken?")
+                    if waiting and not any(shard for _, shard in at_work.values()):
+                        say(
+                            f"no worker of Ray has begun within {_PATIENCE:g} seconds; meanwhile images are looked at here"
+                        )
+                        shard = waiting.pop()
+                        yield shard, job.rows(shard.start // job.tile, shard.indices)
                     continue
                 worker, shard = at_work.pop(done[0])
                 found = None
