@@ -90,11 +90,8 @@ class OnRay:
                 done, _ = ray.wait(list(at_work), num_returns=1, timeout=_PATIENCE)
                 if not done:
                     if waiting and not any(shard for _, shard in at_work.values()):
-                        say(
-                            f"no worker of Ray has begun within {_PATIENCE:g} seconds; meanwhile images are looked at here"
-                        )
-                        shard = waiting.pop()
-                        yield shard, job.rows(shard.start // job.tile, shard.indices)
+                        say(f"no worker of Ray has begun in {_PATIENCE:g} seconds; meanwhile images are looked at here")
+                        yield from one_by_one(job, [waiting.pop()])
                     continue
                 worker, shard = at_work.pop(done[0])
                 found = None
