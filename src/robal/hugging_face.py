@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robal.datasets import BROKEN
+from robal.datasets import BROKEN, channels_of
 from robal.errors import DataError, DataMissing, InputError, RobalError
 from robal.parquet import Row, Split, fitted
 from robal.progress import track
 
 _TESTS = ("test", "validation")  # splits whose images are the test, the first that there is
-_GREY = ("1", "L", "LA", "I", "I;16")
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,10 @@ class Pictures:
 
     def common_shape(self, resize: int | None) -> tuple[int, int, int]:
         """(C, H, W) of the first readable image, or with both sides `resize`; the others are brought to it."""
-        first = next((found for found in self._readable()), None)
+        first = next(self._readable(), None)
         if first is None:
             raise DataError(f"{self.name} has no readable image")
-        channels = 1 if first.mode in _GREY else 3
+        channels = channels_of(first.mode)
         return (channels, first.height, first.width) if resize is None else (channels, resize, resize)
 
     def rows(self, shape: tuple[int, int, int]) -> Iterator[Row | tuple[str, str]]:
@@ -68,6 +67,7 @@ class Pictures:
                     found = self._picture(rows[number])
                     if found is not None:
                         found.load()
+                        channels_of(found.mode)
                         yield found
                 except BROKEN:
                     continue

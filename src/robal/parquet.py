@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from robal.datasets import BROKEN, Dataset
+from robal.datasets import BROKEN, Dataset, channels_of
 from robal.errors import DataCorrupt, DataMissing, InputError, RobalError
 from robal.files import whole
 from robal.images import unit
@@ -169,7 +169,7 @@ def write_parquet(
     counts, again, unheard, labelled = {"pool": 0, "test": 0}, {"pool": 0, "test": 0}, 0, 0
     broken, looks = list[tuple[str, str]](), list[tuple[Tensor, Tensor]]()
     columns: dict[str, list[Any]] = {field: [] for field in schema.names}
-    pixels = list[np.ndarray[Any, Any]]()
+    pixels, held = list[np.ndarray[Any, Any]](), 0
     with (
         whole(path) as temporary,
         arrow.parquet.ParquetWriter(
@@ -212,8 +212,10 @@ def write_parquet(
                 column.append(value)
             digest.update(repr((identity, row.label, row.split)).encode())
             labelled += row.split == "pool" and row.label >= 0
-            if len(columns["id"]) == _GROUP or sum(map(len, columns["image"])) >= _GROUP_BYTES:
+            held += len(kept)
+            if len(columns["id"]) == _GROUP or held >= _GROUP_BYTES:
                 flush()
+                held = 0
             if group or earlier:
                 pixels.append(row.pixels)
                 if len(pixels) * row.pixels.size >= _LOOKS:
@@ -264,7 +266,7 @@ def read_manifest(path: Path | str) -> Manifest:
 
 def is_parquet(name: str) -> bool:
     """Whether a name is that of a Parquet file, or of a version of one: "pool.parquet", "pool.parquet@2"."""
-    return name.lower().rpartition("@")[0].endswith(".parquet") or name.lower().endswith(".parquet")
+    return version_of(name)[0].suffix.lower() == ".parquet"
 
 
 def version_of(name: Path | str) -> tuple[Path, int | None]:
@@ -341,12 +343,17 @@ class ParquetImages:
     @property
     def every(self) -> ParquetImages:
         """The images of all splits, up to the version."""
-        return self.at(torch.arange(sum(sum(one.images.values()) for one in self.manifest.versions[: self.version])))
+        return self.at(torch.arange(self._count))
+
+    @property
+    def _count(self) -> int:
+        """Rows of all splits, up to the version."""
+        return sum(sum(one.images.values()) for one in self.manifest.versions[: self.version])
 
     def column(self, name: Literal["label", "split", "id", "file", "version"]) -> np.ndarray[Any, Any]:
         """[rows up to the version]: labels and versions as int32, all else as strings."""
         found: np.ndarray[Any, Any] = self._file.read(columns=[name]).column(name).to_numpy()
-        return found[: sum(sum(one.images.values()) for one in self.manifest.versions[: self.version])]
+        return found[: self._count]
 
     @cached_property
     def equals(self) -> Tensor:
@@ -358,7 +365,7 @@ class ParquetImages:
     @cached_property
     def groups(self) -> Tensor:
         """[rows up to the version] int64: groups of near-duplicates; -1 for an image like no other."""
-        count = len(self.every)
+        count = self._count
         said = (self._file.metadata.metadata or {}).get(_GROUPS)
         if said is None:
             return torch.full((count,), -1)
@@ -478,8 +485,12 @@ def decoded(content: bytes, shape: tuple[int, int, int], where: Path) -> Tensor:
 
 
 def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """[C, H, W] uint8 of a picture, upright, grey or in colours, resized where it has another size."""
+    """[C, H, W] uint8 of a picture, upright, grey or in colours, resized where it has another size.
+
+    Raises ValueError for one of more than 8 bits a channel.
+    """
     channels, height, width = shape
+    channels_of(image.mode)
     upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     if upright.size != (width, height):
         upright = upright.resize((width, height), Image.Resampling.BILINEAR)

@@ -102,7 +102,7 @@ def build_pool(
         raise InputError(f"a pool is a file with .parquet at its end; {out} came")
     check_arrow()  # before anything is read
     out.parent.mkdir(parents=True, exist_ok=True)
-    found = offered(source, folder, resize, keep_files, classes)
+    found = incoming(source, folder, resize, keep_files, classes)
     group = found.is_folder if group is None else group
     encoding: Literal["raw", "encoded"] = "encoded" if keep_files else "raw"
     return write_parquet(out, found.name, found.rows, found.shape, found.classes, encoding, source=source, group=group)
@@ -140,7 +140,7 @@ def add_to_pool(
     keep = manifest.encoding == "encoded"
     is_folder = Path(source).expanduser().is_dir()  # whose sub-folders name its classes, new ones too
     names = classes if is_folder else classes or manifest.classes or None
-    found = offered(source, folder, None, keep, names, manifest.shape)
+    found = incoming(source, folder, None, keep, names, manifest.shape)
     if found.shape != manifest.shape:
         raise InputError(f"the images of {source} are {list(found.shape)}, those of {pool} {list(manifest.shape)}")
     strange = [name for name in found.classes if name not in manifest.classes]
@@ -169,7 +169,7 @@ def add_to_pool(
 
 
 @dataclass(frozen=True)
-class Offered:
+class Incoming:
     """Images on their way into a file."""
 
     name: str
@@ -179,26 +179,26 @@ class Offered:
     is_folder: bool = False
 
 
-def offered(
+def incoming(
     source: str,
     folder: Path | None,
     resize: int | None,
     keep_files: bool,
     classes: Sequence[str] | None,
     shape: tuple[int, int, int] | None = None,
-) -> Offered:
+) -> Incoming:
     """What a source holds; images of a folder come in `shape` where one is given. Raises InputError, DataError."""
     if source and Path(source).expanduser().is_dir():
         found, names = walk_folder(source, classes)
         form = shape or common_shape(found, resize)
         rows = rows_of_folder(track(found, "reading the images"), form, keep_files)
-        return Offered(Path(source).expanduser().resolve().name, rows, form, names, is_folder=True)
+        return Incoming(Path(source).expanduser().resolve().name, rows, form, names, is_folder=True)
     if keep_files:
         raise InputError(f"only a folder has files whose bytes could be kept, and {source} is none")
     if source.startswith("hf:"):
         pictures = from_hugging_face(source.removeprefix("hf:"))
         form = shape or pictures.common_shape(resize)
-        return Offered(pictures.name, pictures.rows(form), form, pictures.classes)
+        return Incoming(pictures.name, pictures.rows(form), form, pictures.classes)
     dataset = load(source, folder, resize=resize, classes=classes)
     channels, height, width = dataset.images.shape[1:]
-    return Offered(dataset.name, rows_of(dataset), (channels, height, width), dataset.classes)
+    return Incoming(dataset.name, rows_of(dataset), (channels, height, width), dataset.classes)

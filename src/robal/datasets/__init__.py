@@ -4,7 +4,7 @@ from robal.datasets.arrays import from_arrays
 from robal.datasets.catalogue import File, Known, catalogue, find_known, known_name
 from robal.datasets.dataset import Dataset, resized
 from robal.datasets.fetch import fetch
-from robal.datasets.files import BROKEN, Found, common_shape, load_folder, load_npz, walk_folder
+from robal.datasets.files import BROKEN, Found, channels_of, common_shape, load_folder, load_npz, walk_folder
 from robal.datasets.loading import load
 from robal.datasets.places import data_folder, present
 
@@ -15,6 +15,7 @@ __all__ = [
     "Found",
     "Known",
     "catalogue",
+    "channels_of",
     "common_shape",
     "data_folder",
     "fetch",

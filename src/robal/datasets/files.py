@@ -28,6 +28,17 @@ _ORIENTATION = 0x0112  # of EXIF; from 5 on the camera lay on its side
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
+def channels_of(mode: str) -> int:
+    """1 for a grey mode of PIL, 3 for any other. Raises ValueError for more than 8 bits a channel.
+
+    >>> channels_of("L"), channels_of("RGBA")
+    (1, 3)
+    """
+    if mode.split(";")[0] in _DEEP:
+        raise ValueError(f"it has more than 8 bits a channel (mode {mode}); convert it to 8 bits first")
+    return 1 if mode in _GREY else 3
+
+
 def load_npz(path: Path | str, classes: Sequence[str] | None = None) -> Dataset:
     """The arrays of an .npz file: `images`, and where there are any `labels`, `test_images`, `test_labels`, `classes`.
 

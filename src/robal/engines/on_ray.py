@@ -70,7 +70,7 @@ class OnRay:
         if len(shards) < 2 and not self.gpus:
             yield from one_by_one(job, shards)
             return
-        ray = _connected(self.address, self.workers)
+        ray = connected(self.address, self.workers)
         there = ray.cluster_resources()
         count = min(self.workers or max(1, int(there.get("CPU", 1)) - 1), len(shards))
         if self.gpus:
@@ -115,11 +115,9 @@ class OnRay:
                     at_work[worker.ready.remote()] = (worker, None)
                     continue
                 if waiting:
-                    at_work_next = waiting.pop()
-                    rows = worker.rows.remote(
-                        at_rest, at_work_next.start // job.tile, at_work_next.indices, self.threads
-                    )
-                    at_work[rows] = (worker, at_work_next)
+                    following = waiting.pop()
+                    first = following.start // job.tile
+                    at_work[worker.rows.remote(at_rest, first, following.indices, self.threads)] = (worker, following)
                 else:
                     idle.append(worker)
                 if shard is not None:
@@ -166,8 +164,8 @@ class Worker:
         return self._job.rows(first, indices)
 
 
-def _connected(address: str, workers: int | None) -> Any:
-    """Ray, connected. Raises InputError."""
+def connected(address: str, workers: int | None) -> Any:
+    """Ray, connected to the cluster at `address`, or to one that is started here. Raises InputError."""
     try:
         import ray
     except ImportError:

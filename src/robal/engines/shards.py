@@ -252,9 +252,7 @@ def named(value: Any) -> Iterator[bytes]:
         yield f"{type(value).__name__} {len(value)}".encode()
         for one in value:
             yield from named(one)
-    elif value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | Path | torch.dtype | torch.device
-    ):
+    elif value is None or isinstance(value, _PLAIN):
         yield f"{type(value).__name__} {value!r}".encode()
     elif inspect.isbuiltin(value) or isinstance(value, type) or type(value).__module__.startswith("torch"):
         yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', repr(value))}".encode()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +11,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from robal.engines.on_ray import connected
 from robal.errors import InputError
 from robal.studies.work import Job, at_work, work
 
@@ -110,18 +109,7 @@ class OnRay:
     """
 
     def __init__(self, address: str = "", workers: int | None = None, gpus: float = 0) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise InputError("Ray is not installed: pip install 'robal[ray]'") from None
-        self._ray: Any = ray
-        # Ray warns of how it will treat processors without GPUs one day, unless this says how
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        where: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-        except Exception as error:
-            raise InputError(f"Ray could not be reached{f' at {address}' if address else ''}: {error}") from None
+        ray = self._ray = connected(address, workers)
         self._workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(work)
         self._running: dict[Any, Job] = {}

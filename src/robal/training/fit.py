@@ -21,7 +21,7 @@ from robal.progress import say, track
 from robal.seeds import generator, stream
 from robal.threats import Linf, scaled, with_threat
 from robal.training.batches import batches, steps_in_epoch
-from robal.training.devices import Group, check_devices, side_by_side
+from robal.training.devices import Group, side_by_side
 from robal.training.lookahead import lookahead
 from robal.training.pseudo_labels import PseudoLabels, picked, pseudo_labels
 from robal.training.recipe import PoolTraining, Recipe
@@ -189,7 +189,6 @@ def _train(
 ) -> Trained:
     """`fit` without a teacher; `spent` gradient evaluations were, and count towards the budget."""
     if recipe.devices > 1 and not distributed.is_initialized():
-        check_devices(recipe.devices, previous.model)
         first = None if fresh is None or recipe.shrink == 1 else Same(fresh(0))
         sent = replace(previous, model=copy.deepcopy(previous.model).cpu(), companion=None)
         given = (recipe, examples, unlabelled, sent, monitor, seed, first, checkpoint, what, spent)
@@ -281,13 +280,14 @@ def _train(
             taken, spent = step + 1, spent + _cost(recipe, whole) + (an_epoch if place == 0 else 0)
             if averaged is not None:
                 _average(averaged, model, recipe.average, step)
-            if taken in kept_after:
+            is_end = place + 1 == per_epoch or taken == total
+            if is_end or taken in kept_after:
                 team.average_buffers(model, averaged)
+            if taken in kept_after:
                 snapshots.append(copied(averaged or model))
-            if place + 1 < per_epoch and taken < total:
+            if not is_end:
                 continue
             model.eval()
-            team.average_buffers(model, averaged)
             if recipe.keep == "best" and monitor is not None:
                 score = team.agreed(partial(monitor, averaged or model, epoch), device)
                 if score != score:
