@@ -13,18 +13,19 @@ from torch import Tensor
 
 from robal.acquisition import Random, choose, examples_of, needs_of, proxy_in
 from robal.acquisition.acquisition import parts_of
+from robal.audit import alike
 from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
-from robal.measure import Labelled, describe_query, measure, monitor_of
+from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last, load_weights
 from robal.objectives import Natural
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
-from robal.pool import Examples, Pool
+from robal.pool import AUDITED, Examples, Pool
 from robal.progress import track
 from robal.records import WEIGHTS, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
@@ -50,6 +51,7 @@ class State:
         meta: [M] int64, those that went to the meta set.
         again: [A] int64, those that were asked about again.
         kept: what the acquisition function added to the training set: adversarial twins, pseudo-labelled images.
+        audit: [n] int64 twice, the images of the audit set and their answers, which the pool does not know.
     """
 
     pool: Pool
@@ -61,6 +63,22 @@ class State:
     meta: Tensor = torch.empty(0, dtype=torch.int64)
     again: Tensor = torch.empty(0, dtype=torch.int64)
     kept: Examples = field(default_factory=Examples.none)
+    audit: tuple[Tensor, Tensor] = (torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+
+    @property
+    def labels(self) -> Tensor:
+        """[N] int64, as the pool's, with the answers of the audit: for people who look at labels, not for training."""
+        found = self.pool.labels.clone()
+        found[self.audit[0]] = self.audit[1]
+        return found
+
+    def relabelled(self, images: Tensor, labels: Tensor) -> State:
+        """With other labels, [q] int64, of images that have one; those of the audit stay apart."""
+        of_audit = torch.isin(images, self.audit[0])
+        corrected = self.labels
+        corrected[images] = labels
+        pool = self.pool.relabel(images[~of_audit], labels[~of_audit])
+        return replace(self, pool=pool, audit=(self.audit[0], corrected[self.audit[0]]))
 
     @property
     def round(self) -> int:
@@ -116,7 +134,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
     started, first = time.perf_counter(), state.round == 0
     note: dict[str, Any] = {"evaluations": 0}
-    if first and not plan.start.labels:
+    if first and not plan.start.labels and not plan.audit_images:
         nothing, note = torch.empty(0, dtype=torch.int64), {"seconds": 0.0, "entropy": None, "bias": None}
         place.save_question(0, nothing, note)
         return replace(state, question=nothing, note=note)
@@ -132,12 +150,11 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         asking = proxy(plan, data, state, place.round(state.round))
         candidates, started = replace(candidates, proxy=asking.model), started - asking.earlier
         note["evaluations"] += asking.evaluations
-    question = choose(
-        Random() if first else plan.with_threats().acquisition,
-        candidates,
-        plan.start.labels if first else plan.per_round,
-        generator(plan.seed, "choose", state.round),
-    )
+    if first:
+        question = first_question(plan, candidates)
+    else:
+        draw = generator(plan.seed, "choose", state.round)
+        question = choose(plan.with_threats().acquisition, candidates, plan.per_round, draw)
     if not first and plan.relabel is not None:
         pending, _ = place.relabelled(state.round)  # a person was faster
         doubtful = replace(state, again=torch.cat([state.again, pending]))
@@ -152,6 +169,19 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
     place.save_question(state.round, question, note)
     scratch.unlink(missing_ok=True)
     return replace(state, question=question, note=note)
+
+
+def first_question(plan: Plan, candidates: Candidates) -> Tensor:
+    """The images of the audit, in front, then those that training begins with: all drawn at random."""
+    audit, parts = plan.audit_images, list[Tensor]()
+    if audit:
+        parts.append(choose(Random(), candidates, audit, generator(plan.seed, "audit")))
+        apart = torch.cat([parts[0], alike(candidates.pool.images, parts[0])])
+        left = candidates.indices[~torch.isin(candidates.indices, apart)]
+        candidates = replace(candidates, indices=left)
+    if plan.start.labels:
+        parts.append(choose(Random(), candidates, plan.start.labels, generator(plan.seed, "choose", 0)))
+    return torch.cat(parts)
 
 
 def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
@@ -179,13 +209,13 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
         agreed = audited(oracle, state.pool, again, first, most, seed, place.judgements)
         place.save_relabelled(state.round, again, agreed)
     to_train = torch.ones(len(answers), dtype=torch.bool)
-    to_train[torch.cat([validation, meta])] = False
+    to_train[torch.cat([validation, meta, torch.arange(audited_of(plan, state.round))])] = False
     known, of_meta = int((answers[to_train] >= 0).sum()), int((answers[meta] >= 0).sum())
-    if state.round == 0 and (known < 2 or (len(meta) and not of_meta)):
+    if state.round == 0 and plan.start.labels and (known < 2 or (len(meta) and not of_meta)):
         # refused before it is saved, so that the answers can still be changed
         lacking = f" and {of_meta} to the meta set, where one is" if len(meta) else ""
         raise InputError(
-            f"the first {len(answers)} answers give {known} images to train on, and two are needed{lacking}: "
+            f"the first {plan.start.labels} answers give {known} images to train on, and two are needed{lacking}: "
             "give more of them a class, then `robal resume`"
         )
     place.save_answers(state.round, question, answers, type(oracle).__name__)
@@ -206,7 +236,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     before = len(state.pool.classes)
     of_classes = bias_of_classes(data.hidden, question, state.pool.candidates) if len(question) else {}  # for readers
     relabelled = place.relabelled(number)
-    changed = int((state.pool.labels[relabelled[0]] != relabelled[1]).sum())
+    changed = int((state.labels[relabelled[0]] != relabelled[1]).sum())
     state = reveal(plan, with_new_classes(state, data, place), relabelled)
     started = time.perf_counter()
     added = additions(plan, data, state, question, previous, scratch, before)
@@ -243,7 +273,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     }
     first = place.round(0) / "model.safetensors"
     given = Trained.load(first, initial(plan, data).model).model if number and data.known is not None else None
-    row = measure(plan, data, labelled, trained, number, answers, given) | {
+    audit = audit_of(plan, state)
+    row = measure(plan, data, labelled, trained, number, answers, given, audit) | {
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
         "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden_of_unknown),
@@ -270,13 +301,17 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
 def reveal(plan: Plan, state: State, relabelled: tuple[Tensor, Tensor]) -> State:
     """The state whose pool knows the answers; random shares go to validation and the meta set (DESIGN §3, rule 10).
 
-    `relabelled`: images that the round asked about again, and their labels now.
+    Those of the audit stay apart. `relabelled`: images that the round asked about again, and their labels now.
     """
     question, answers = _there(state.question), _there(state.answers)
     validation, meta = shared_out(plan, state.round, len(question))
+    count, audit, pool = audited_of(plan, state.round), state.audit, state.pool
+    if count:
+        audit = (question[:count], answers[:count])
+        pool = pool.set_apart(torch.cat([question[:count], alike(pool.images, question[:count])]))
+    known = replace(state, pool=pool.reveal(question[count:], answers[count:]), audit=audit).relabelled(*relabelled)
     return replace(
-        state,
-        pool=state.pool.reveal(question, answers).relabel(*relabelled),
+        known,
         validation=torch.cat([state.validation, question[validation]]),
         meta=torch.cat([state.meta, question[meta]]),
         again=torch.cat([state.again, relabelled[0]]),
@@ -286,9 +321,24 @@ def reveal(plan: Plan, state: State, relabelled: tuple[Tensor, Tensor]) -> State
 
 def shared_out(plan: Plan, number: int, asked: int) -> tuple[Tensor, Tensor]:
     """Which of the answers of a round, as positions in the question, go to validation, and which to the meta set."""
-    validation, meta = plan.apart(asked)
-    drawn = torch.randperm(asked, generator=generator(plan.seed, "validation", number))
+    audit = audited_of(plan, number)
+    validation, meta = plan.apart(asked - audit)
+    drawn = torch.randperm(asked - audit, generator=generator(plan.seed, "validation", number)) + audit
     return drawn[:validation].sort().values, drawn[validation : validation + meta].sort().values
+
+
+def audited_of(plan: Plan, number: int) -> int:
+    """How many of the images that a round asks about, the first ones, are the audit's."""
+    return 0 if number else plan.audit_images
+
+
+def audit_of(plan: Plan, state: State) -> Audit | None:
+    """The audit set as it is measured on; None without one."""
+    indices, labels = state.audit
+    if not len(indices):
+        return None
+    apart = int((state.pool.labels == AUDITED).sum())
+    return Audit(state.pool.images.at_rest(indices), labels, apart - len(indices))
 
 
 def with_new_classes(state: State, data: Data, place: RunFolder) -> State:

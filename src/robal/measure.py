@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
-from robal.evaluation import Verdicts, clean, probabilities, seconds_needed, under_attack
+from robal.evaluation import clean, probabilities, seconds_needed, under_attack
 from robal.plan import Plan, Validation, name_of
 from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
 from robal.progress import say
@@ -65,7 +65,7 @@ class Labelled:
         elif plan.validation.bought_share == 0 and data.validation is not None and plan.validation.images:
             free = min(plan.validation.images, len(data.validation))
             validation = (data.validation.images.at_rest(torch.arange(free)), data.validation.labels[:free])
-        refused = int((pool.labels < -1).sum())
+        refused = int(((pool.labels == SKIPPED) | (pool.labels == NONE_OF_THESE)).sum())
         known = 0 if data.known is None else int((data.known >= 0).sum())
         counts = {
             "training": len(training) - known,
@@ -76,7 +76,8 @@ class Labelled:
             "bought": len(training) - known + len(answered) + len(meta) + refused + repeated,
             "free_validation": free,
         }
-        return cls(examples, validation, counts | ({"known": known} if known else {}))
+        audit = {"audit": plan.audit_images} if plan.audit_images else {}
+        return cls(examples, validation, counts | ({"known": known} if known else {}) | audit)
 
 
 def monitor_of(plan: Plan, labelled: Labelled, number: int) -> Callable[[nn.Module, int], float] | None:
@@ -114,6 +115,7 @@ def measure(
     number: int,
     answers: Tensor,
     before: nn.Module | None = None,
+    audit: Audit | None = None,
 ) -> dict[str, Any]:
     """The metrics of round `number`. All rates lie in [0, 1]; what cannot be measured is None.
 
@@ -133,34 +135,48 @@ def measure(
         "query": {
             "images": len(answers),
             "classes": torch.bincount(answers[answers >= 0], minlength=len(data.classes)).tolist(),
-            "answers": {
-                "skipped": int((answers == SKIPPED).sum()),
-                "none_of_these": int((answers == NONE_OF_THESE).sum()),
-            },
+            "answers": refusals(answers),
         },
     }
     if labelled.validation is not None:
         row["validation"] = _on_validation(plan, labelled.validation, trained.model, number)
     if data.test is not None:
-        whole = torch.arange(len(data.test))
-        verdicts = clean(trained.model, data.test.images.at_rest(whole), data.test.labels)
-        row["accuracy"], row["images"]["clean"] = verdicts.accuracy, len(whole)
+        inputs, labels = data.test.images.at_rest(torch.arange(len(data.test))), data.test.labels
         if before is not None:
-            was = clean(before, data.test.images.at_rest(whole), data.test.labels).correct
-            row["against_before"] = against_before(was, verdicts.correct)
-        row["per_class"]["accuracy"] = verdicts.per_class
-        for attack, on_test in _on_test(plan, data, trained.model, number).items():
-            row["robust_accuracy"][attack] = on_test.accuracy
-            row["images"][attack] = len(on_test.labels)
-            row["per_class"]["robust_accuracy"][attack] = on_test.per_class
-            as_it_is = replace(
-                verdicts, correct=verdicts.correct[: len(on_test.labels)], labels=on_test.labels
-            ).per_class
-            row["per_class"]["boundary_error"][attack] = [
-                None if one is None or other is None else one - other
-                for one, other in zip(as_it_is, on_test.per_class, strict=True)
-            ]
+            was, now = (clean(model, inputs, labels).correct for model in (before, trained.model))
+            row["against_before"] = against_before(was, now)
+        row |= _measured(plan, trained.model, inputs, labels, number)
+    if audit is not None:
+        row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
+        known = audit.labels >= 0
+        if bool(known.any()):
+            inputs, labels = audit.inputs[known], audit.labels[known]
+            row["audit"] |= _measured(plan, trained.model, inputs, labels, number, "audit")
     return row | {"seconds": time.perf_counter() - started}
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The audit set and its answers.
+
+    Args:
+        inputs: [A, C, H, W] at rest.
+        labels: [A] int64: classes, SKIPPED or NONE_OF_THESE.
+        alike: how many further images of the pool were left out of it, for they are like some of these.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    alike: int = 0
+
+
+def refusals(answers: Tensor) -> dict[str, int]:
+    """How many answers are no class.
+
+    >>> refusals(torch.tensor([3, -2, -3, -3]))
+    {'skipped': 1, 'none_of_these': 2}
+    """
+    return {"skipped": int((answers == SKIPPED).sum()), "none_of_these": int((answers == NONE_OF_THESE).sum())}
 
 
 def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, number: int) -> dict[str, Any]:
@@ -172,22 +188,35 @@ def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, n
     return {"accuracy": clean(model, *split).accuracy, "robust_accuracy": robust, "images": len(split[1])}
 
 
-def _on_test(plan: Plan, data: Data, model: nn.Module, number: int) -> dict[str, Verdicts]:
-    assert data.test is not None
-    asked, found = plan.evaluation, dict[str, Verdicts]()
+def _measured(
+    plan: Plan, model: nn.Module, inputs: Tensor, labels: Tensor, number: int, what: str = "test"
+) -> dict[str, Any]:
+    """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all."""
+    asked, verdicts = plan.evaluation, clean(model, inputs, labels)
+    per_class: dict[str, Any] = {"accuracy": verdicts.per_class, "robust_accuracy": {}, "boundary_error": {}}
+    found: dict[str, Any] = {"accuracy": verdicts.accuracy, "robust_accuracy": {}, "per_class": per_class}
+    found["images"] = {"clean": len(labels)}
     parts: list[tuple[int, tuple[Attack, ...]]] = [(asked.each_round_images or asked.images, asked.each_round)]
     if number == plan.rounds:
         parts.append((asked.images, asked.at_end))
-    seed = stream(plan.seed, "evaluate", number)
+    seed = stream(plan.seed, *(() if what == "test" else (what,)), "evaluate", number)
     for images, attacks in parts:
-        first = torch.arange(min(images, len(data.test)))
-        inputs, labels = data.test.images.at_rest(first), data.test.labels[first]
-        for label, seconds in seconds_needed(model, inputs, labels, attacks).items():
+        count = min(images, len(labels)) if what == "test" else len(labels)
+        some, theirs = inputs[:count], labels[:count]
+        for label, seconds in seconds_needed(model, some, theirs, attacks).items():
             if seconds > 2:
-                say(f"round {number}: {label} on {len(first)} test images takes at most about {seconds:.0f} s")
+                say(f"round {number}: {label} on {count} {what} images takes at most about {seconds:.0f} s")
         for attack in attacks:
             name = name_of(attack, plan.threat)
-            found[name] = under_attack(model, inputs, labels, attack, seed, what=f"round {number}: {name}")
+            title = f"round {number}: {name}" + ("" if what == "test" else f", {what}")
+            under = under_attack(model, some, theirs, attack, seed, what=title)
+            found["robust_accuracy"][name], found["images"][name] = under.accuracy, count
+            per_class["robust_accuracy"][name] = under.per_class
+            as_it_is = replace(verdicts, correct=verdicts.correct[:count], labels=theirs).per_class
+            per_class["boundary_error"][name] = [
+                None if one is None or other is None else one - other
+                for one, other in zip(as_it_is, under.per_class, strict=True)
+            ]
     return found
 
 

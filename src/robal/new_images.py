@@ -62,12 +62,12 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
                 f"the images of {name} are {shapes[0]}, those of {trained_on.name} {shapes[1]}: give a size for all, "
                 "such as data.resize=32"
             )
-    known, offered = set(_prints(before.images)), list(_prints(after.images))
+    known, offered = set(prints(before.images)), list(prints(after.images))
     if 2 * sum(one in known for one in offered) > len(after.labels):
         raise InputError(f"most images of {new.name} are among those that the model was trained on: name new ones")
     if test is not None:
         in_pool = known.union(offered)
-        twins = torch.tensor([at for at, one in enumerate(_prints(test.images)) if one in in_pool], dtype=torch.int64)
+        twins = torch.tensor([at for at, one in enumerate(prints(test.images)) if one in in_pool], dtype=torch.int64)
         if 2 * len(twins) > len(test.labels):
             raise InputError(
                 "most of the test images are among those that are chosen from, or that the model was trained on: name "
@@ -159,7 +159,7 @@ def _own(dataset: Dataset, classes: tuple[str, ...]) -> tuple[Part | None, str]:
     return Part(dataset.test_images, labels), f"the {len(labels):,} test images of {dataset.name} are the test"
 
 
-def _prints(images: Tensor) -> Iterator[int]:
+def prints(images: Tensor) -> Iterator[int]:
     """A 64-bit hash of each image's pixels, floats rounded to 8 bits; equal within a process for equal images."""
     for some in images.split(4096):
         eight = some if some.dtype == torch.uint8 else some.mul(255).round().to(torch.uint8)

@@ -11,6 +11,7 @@ import torch
 
 from robal.acquisition import DRE, Acquisition, Score, needs_of, proxy_in
 from robal.attacks import PGD, Attack, AutoAttack
+from robal.audit import audit_size
 from robal.data import Data
 from robal.datasets import Dataset, known_name, load
 from robal.engines import Engine, Local
@@ -326,6 +327,9 @@ class Plan:
         meta: what an objective learns from beside training.
         relabel: which labels are asked for again; None: none.
         evaluation: what is measured.
+        audit: so many images are drawn at random, asked about first and never trained on: an honest test where there
+            is none. 0: none; or how far its rates may be off, "±3%", which says how many (`audit_size`). Its labels
+            are counted apart, as test labels.
         per_round: how many images a round asks about.
         rounds: after round 0; a run writes rounds + 1 rows of metrics.
         seed: of all random streams.
@@ -351,6 +355,7 @@ class Plan:
     meta: Meta = Meta()
     relabel: Relabel | None = None
     evaluation: Evaluation = Evaluation(images=200)
+    audit: int | str = 0
     per_round: int = 50
     rounds: int = 6
     seed: int = 0
@@ -360,10 +365,16 @@ class Plan:
     def __post_init__(self) -> None:
         if self.per_round < 1 or self.rounds < 0:
             raise InputError(f"a plan needs per_round >= 1 and rounds >= 0; {self.per_round}, {self.rounds} came")
+        audit_size(self.audit)
+
+    @property
+    def audit_images(self) -> int:
+        """How many images the audit set has."""
+        return audit_size(self.audit)
 
     @property
     def budget(self) -> int:
-        """Labels that a whole run buys."""
+        """Labels that a whole run buys, without those of its audit."""
         return self.start.labels + self.rounds * self.per_round
 
     @property
@@ -425,10 +436,12 @@ class Plan:
                 "For images without labels, name them: data.classes='[cat, dog]'"
             )
         candidates = data.pool.candidates
-        if self.budget > len(candidates):
+        if self.budget + self.audit_images > len(candidates):
+            audit = f"{self.audit_images} for the audit, " if self.audit_images else ""
             raise InputError(
-                f"the plan asks for {self.budget} labels ({self.start.labels} at the start, {self.rounds} rounds of "
-                f"{self.per_round}) and the pool holds {len(candidates)} images; lower rounds or per_round"
+                f"the plan asks for {self.budget + self.audit_images} labels ({audit}{self.start.labels} at the start, "
+                f"{self.rounds} rounds of {self.per_round}) and the pool holds {len(candidates)} images; lower rounds "
+                "or per_round"
             )
         if self.start.labels == 0 and data.known is None:
             raise InputError(
@@ -496,7 +509,7 @@ class Plan:
                 'recipe.keep="best" chooses by validation images and there are none; '
                 "set validation.bought_share=0.1 (and ask for enough images), or recipe.keep=last"
             )
-        if data.test is None:
+        if data.test is None and not self.audit_images:
             return
         for when in ("each_round", "at_end"):
             for attack in getattr(self.evaluation, when):

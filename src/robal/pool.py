@@ -16,6 +16,7 @@ from robal.images import Images, unit
 UNLABELLED: Final = -1
 SKIPPED: Final = -2
 NONE_OF_THESE: Final = -3
+AUDITED: Final = -4
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Pool:
 
     Args:
         images: the pixels.
-        labels: [N] int64: a class in [0, C), UNLABELLED (-1), SKIPPED (-2) or NONE_OF_THESE (-3).
+        labels: [N] int64: a class in [0, C), UNLABELLED (-1), SKIPPED (-2), NONE_OF_THESE (-3), or AUDITED (-4): kept
+            apart for the audit, whose labels are not here, so that nothing can be trained or chosen by them.
         classes: the C names.
     """
 
@@ -38,7 +40,7 @@ class Pool:
                 f"a pool of {len(self.images)} images needs int64 labels of shape [{len(self.images)}]; "
                 f"these are {str(self.labels.dtype).split('.')[-1]} {list(self.labels.shape)}"
             )
-        check_labels(self.labels, len(self.classes), lowest=NONE_OF_THESE)
+        check_labels(self.labels, len(self.classes), lowest=AUDITED)
 
     @classmethod
     def unlabelled(cls, images: Images, classes: Sequence[str]) -> Pool:
@@ -75,9 +77,19 @@ class Pool:
     def relabel(self, indices: Tensor, labels: Tensor) -> Pool:
         """A new pool with `labels` at `indices`, whatever stood there: the recorded exception to `reveal`."""
         self._check_indices(indices, labels)
+        check_labels(labels, len(self.classes), lowest=NONE_OF_THESE)
         updated = self.labels.clone()
         updated[indices] = labels
         return replace(self, labels=updated)
+
+    def set_apart(self, indices: Tensor) -> Pool:
+        """A new pool in which the images at `indices` are the audit's. Raises InputError where one has its label."""
+        self._check_indices(indices, indices)
+        if (self.labels[indices] != UNLABELLED).any():
+            raise InputError("an audit is drawn from images without a label, and one of these has its label")
+        apart = self.labels.clone()
+        apart[indices] = AUDITED
+        return replace(self, labels=apart)
 
     def limited(self, classes: int) -> Pool:
         """As it looks to who knows the first `classes` classes alone: images of the others are NONE_OF_THESE."""

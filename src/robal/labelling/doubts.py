@@ -40,7 +40,7 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
     plan, images = read_run(folder, data)
     with RunFolder(folder).locked() as place:
         state, _ = load(plan, images, place)
-        pool = state.pool.relabel(*place.relabelled(state.round))
+        pool = state.relabelled(*place.relabelled(state.round)).pool
     examples = Labelled.of(plan, images, pool, state.validation, meta=state.meta).examples.of_kind("bought")
     probs, _, _ = out_of_fold(
         with_threat(plan.relabel or Relabel(), plan.threat).recipe,
@@ -83,14 +83,15 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
             raise InputError(
                 f"{folder} has done all its {plan.rounds} rounds, and nothing would be trained on corrections"
             )
-        pool, classes, changed = state.pool.relabel(*place.relabelled(state.round)), state.pool.classes, {}
+        labels = state.relabelled(*place.relabelled(state.round)).labels
+        classes, changed = state.pool.classes, dict[int, int]()
         for index, text in read_rows(source):
             if not text:
                 continue
-            if index >= len(pool) or int(pool.labels[index]) < 0:
+            if index >= len(labels) or int(labels[index]) < 0:
                 raise InputError(f"{source}: image {index} has no label in {folder} that could be corrected")
             label = parse_label(text, classes, f"{source}, image {index}")
-            if label != int(pool.labels[index]):
+            if label != int(labels[index]):
                 changed[index] = label
         before = place.judgements.about(list(changed))
         known = {one.image for one in before}
@@ -100,7 +101,7 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
             else Judgement(uuid.uuid4().hex, index, type(plan.oracle).__name__, label)
             for index in changed
             if index not in known
-            for label in [int(pool.labels[index])]
+            for label in [int(labels[index])]
         ]
         place.judgements.record(
             [

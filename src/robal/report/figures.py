@@ -256,7 +256,7 @@ def _beside(axes: Axes, right: int, row: int, count: int | None = None) -> None:
 
 
 def labels(record: RunRecord) -> Drawing | None:
-    """What the labels bought were used for, and beside them the skips and the labels that were free."""
+    """What the labels bought were used for; beside them skips, labels that were free, and those of the audit."""
     row = record.last
     if row is None:
         return None
@@ -269,7 +269,7 @@ def labels(record: RunRecord) -> Drawing | None:
             axes.barh(0, count, left=left, height=0.7, color=colour, label=name, edgecolor=SURFACE, linewidth=0.8)
             left += count
     names = ["bought"]
-    for key, name in (("free_validation", "free, validation"), ("skipped", "skipped")):
+    for key, name in (("free_validation", "free, validation"), ("audit", "audit (test)"), ("skipped", "skipped")):
         count = row.labels.get(key, 0)
         if count:
             axes.barh(len(names), count, height=0.7, color=GRID, edgecolor=MUTED, linewidth=0.8)
@@ -283,7 +283,7 @@ def labels(record: RunRecord) -> Drawing | None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if left:
         legend_above(axes, 4)
-    return draw("labels", "Labels bought by use, and the labels that were free or skipped.", figure)
+    return draw("labels", "Labels bought by use, and those that were free, of the audit, or skipped.", figure)
 
 
 def of_run(record: RunRecord) -> dict[str, Drawing]:

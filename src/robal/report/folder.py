@@ -47,8 +47,22 @@ class Taught:
 
 
 @dataclass(frozen=True)
+class Audited:
+    """What a run's audit set says: images drawn at random, labelled first, never trained on.
+
+    `asked` of them; the rates are of those that have a class. `alike`: other images that were kept out of the run.
+    """
+
+    asked: int
+    accuracy: Rate | None
+    robust: Mapping[str, Rate]
+    answers: Mapping[str, int] = field(default_factory=dict)
+    alike: int = 0
+
+
+@dataclass(frozen=True)
 class Round:
-    """One line of metrics.jsonl. `measured_on` is "test", or "validation" where the run has no test images.
+    """One line of metrics.jsonl. `measured_on` is "test"; without test images "audit"; without both "validation".
 
     `kept` counts what the acquisition function added to the bought labels, by kind ("twin", "pseudo", "crafted");
     `pseudo_right` is the share of right ones among its pseudo-labels, where the truth is known. `taught` is of pool
@@ -83,12 +97,18 @@ class Round:
     changed: int = 0
     forgotten: float | None = None
     learned: float | None = None
+    audit: Audited | None = None
 
     @property
     def attack(self) -> str | None:
         """The attack to quote: AutoAttack where it was run, else the one that broke most."""
         names = sorted(self.robust, key=lambda name: (not is_auto_attack(name), self.robust[name].value))
         return names[0] if names else None
+
+    @property
+    def of_what(self) -> str:
+        """What the rates are of."""
+        return "images of the audit set" if self.measured_on == "audit" else f"{self.measured_on} images"
 
 
 @dataclass(frozen=True)
@@ -223,7 +243,10 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
     on_validation = _rate(validation.get("accuracy"), seen)
     accuracy = _rate(row.get("accuracy"), images.get("clean"))
     robust = _rates(row.get("robust_accuracy"), images)
-    measured_on = "test"
+    measured_on, audit, per_class = "test", _audited(mapping(row.get("audit"))), mapping(row.get("per_class"))
+    if accuracy is None and not robust and audit and audit.accuracy:
+        measured_on, accuracy, robust = "audit", audit.accuracy, dict(audit.robust)
+        per_class = mapping(mapping(row["audit"]).get("per_class"))
     if accuracy is None and not robust and validation:
         measured_on, accuracy = "validation", on_validation
         attacked = mapping(validation.get("robust_accuracy"))
@@ -243,8 +266,8 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         accuracy=accuracy,
         robust=robust,
         validation=on_validation,
-        per_class=_per_class(mapping(row.get("per_class"))),
-        boundary=_columns(mapping(mapping(row.get("per_class")).get("boundary_error"))),
+        per_class=_per_class(per_class),
+        boundary=_columns(mapping(per_class.get("boundary_error"))),
         times=times,
         seconds=sum(times.values()) if seconds is None else seconds,
         gradient_evaluations=whole(row.get("gradient_evaluations")),
@@ -260,7 +283,16 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         changed=whole(again.get("changed")) or 0,
         forgotten=_share(against.get("forgotten")),
         learned=_share(against.get("learned")),
+        audit=audit,
     )
+
+
+def _audited(row: Mapping[str, Any]) -> Audited | None:
+    if not row:
+        return None
+    images = mapping(row.get("images"))
+    rates = _rate(row.get("accuracy"), images.get("clean")), _rates(row.get("robust_accuracy"), images)
+    return Audited(whole(row.get("asked")) or 0, *rates, _counts(row.get("answers")), whole(row.get("alike")) or 0)
 
 
 def _bias(row: Mapping[str, Any]) -> dict[str, float]:

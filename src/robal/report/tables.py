@@ -11,11 +11,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from robal.report.folder import PHASES, Round, RunRecord, is_auto_attack, read_all
+from robal.report.folder import PHASES, Audited, Round, RunRecord, is_auto_attack, read_all
 from robal.report.rates import Rate
-from robal.report.words import duration, free_labels
+from robal.report.words import audit, duration, free_labels
 
-LABELS = ("training", "validation", "meta", "repeated", "skipped", "free_validation")
+LABELS = ("training", "validation", "meta", "repeated", "skipped", "free_validation", "audit")
 
 
 def attacks_of(records: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -47,9 +47,14 @@ def table(folders: Sequence[Path]) -> Table:
     said += [f"{record.name}: {record.status}" for record in records if not record.is_finished]
     said += [f"{record.name}: {free}" for record in records if (free := free_labels(record))]
     said += [
-        f"{record.name}: there is no test set, rates are of validation images"
+        f"{record.name}: there is no test set, rates are of {record.last.of_what}"
         for record in records
         if record.last and record.last.measured_on != "test"
+    ]
+    said += [
+        f"{record.name}: {audit(record.last.audit)}"
+        for record in records
+        if record.last and record.last.audit and record.last.measured_on == "test"
     ]
     shown = Table(caption=Text("\n".join(said)), caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     several = len(records) > 1
@@ -80,6 +85,10 @@ def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, obj
     cells |= {"measured_on": row.measured_on} | _figures("accuracy", row.accuracy)
     for attack in attacks:
         cells |= _figures(attack, row.robust.get(attack))
+    audited = row.audit or Audited(0, None, {})
+    cells |= _figures("audit_accuracy", audited.accuracy)
+    for attack in attacks:
+        cells |= _figures(f"audit_{attack}", audited.robust.get(attack))
     cells |= {"validation_accuracy": row.validation.value if row.validation else "", "seconds": row.seconds}
     cells |= {f"seconds_{phase}": row.times[phase] for phase in PHASES}
     evaluations, epoch = row.gradient_evaluations, row.epoch_kept
@@ -94,7 +103,8 @@ def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, obj
 
 def columns(attacks: Sequence[str]) -> list[str]:
     """The columns of table.csv, in order."""
-    rates = [f"{name}{end}" for name in ("accuracy", *attacks) for end in ("", "_low", "_high", "_images")]
+    names = [f"{of}{name}" for of in ("", "audit_") for name in ("accuracy", *attacks)]
+    rates = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_images")]
     head = ["run", "round", "labels_bought", *(f"labels_{key}" for key in LABELS), "measured_on"]
     times = ["seconds", *(f"seconds_{phase}" for phase in PHASES)]
     return [

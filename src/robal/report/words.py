@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robal.report.folder import Round, RunRecord, is_auto_attack, mapping, number, sequence, whole
+from robal.report.folder import Audited, Round, RunRecord, is_auto_attack, mapping, number, sequence, whole
 
 METHODS = {
     "Random": "at random",
@@ -80,7 +80,7 @@ def component(value: object) -> str:
 def images_of(row: Round, images: int | None) -> str:
     """What a rate was measured on: "200 test images"."""
     many = "" if images is None else f"{images:,} "
-    return f"{many}{row.measured_on} images"
+    return f"{many}{row.of_what}"
 
 
 def headline(record: RunRecord) -> str:
@@ -127,6 +127,8 @@ def findings(record: RunRecord) -> list[str]:
     row, said = record.last, list[str]()
     if row is None:
         return said
+    if row.audit:
+        said.append(audit(row.audit))
     if row.forgotten is not None and row.learned is not None:
         before, changes = record.rounds[0], []
         for name, was, now in (
@@ -152,6 +154,24 @@ def findings(record: RunRecord) -> list[str]:
     if again:
         said.append(f"{again:,} labels that looked wrong were asked for again, and {changed:,} of them changed.")
     return said
+
+
+def audit(found: Audited) -> str:
+    """What the audit set says, and of how many images."""
+    rates = [f"{found.accuracy} accurate ({found.accuracy.range})"] if found.accuracy else ["nothing of accuracy"]
+    rates += [f"{rate} under {name} ({rate.range})" for name, rate in found.robust.items()]
+    said = (
+        f"The audit set, {found.asked:,} images that were drawn at random, labelled first and never trained on, says: "
+        f"{', '.join(rates)}."
+    )
+    out = [
+        f"{count:,} {'is' if count == 1 else 'are'} {word}"
+        for key, word in (("none_of_these", "none of the classes"), ("skipped", "without an answer"))
+        if (count := found.answers.get(key, 0))
+    ]
+    said += f" Of them {' and '.join(out)}, and not in these rates." if out else ""
+    alike = f" {found.alike:,} further images of the pool, like some of these, were kept out of the run."
+    return said + (alike if found.alike else "")
 
 
 def trained_beside(row: Round) -> str | None:
@@ -183,12 +203,14 @@ def free_labels(record: RunRecord) -> str | None:
     """The labels that cost nothing on paper, said loudly; None where every label was bought."""
     labels = record.last.labels if record.last else {}
     free, known, said = labels.get("free_validation", 0), labels.get("known", 0), list[str]()
+    if audited := labels.get("audit", 0):
+        said.append(f"{audited:,} labels are of the audit set: test labels, which are not in the labels bought.")
     if known:
         said.append(
             f"{known:,} labels were known from the beginning: they are trained on and not in the labels bought."
         )
     if not free:
-        return said[0] if said else None
+        return " ".join(said) or None
     chosen = mapping(record.plan.get("recipe")).get("keep") == "best"
     used = "models were chosen by them" if chosen else "they were looked at, not trained on"
     said.append(f"{free:,} validation labels were free: {used}, and they are not in the labels bought.")
@@ -224,6 +246,8 @@ def _choosing(plan: Mapping[str, Any]) -> list[str]:
     first = component(mapping(mapping(plan.get("start")).get("recipe")).get("objective") or "")
     how = f", and the first model is trained on them by {first}" if first else ""
     said = [f"The run starts from {start:,} random labels{how}."] if start is not None else []
+    before = [f"First an audit set is labelled (audit: {plan['audit']}), by which the run is measured."]
+    said = (before if plan.get("audit") else []) + said
     if start == 0:
         given = mapping(plan.get("start")).get("weights")
         trained = f"trained by {first} on labels that are known" if first else "trained on labels that are known"
