@@ -525,6 +525,54 @@ def report_command(*folders: Path, out: Path | None = None) -> None:
     console.print(f"Report: {page}", soft_wrap=True, markup=False)
 
 
+@app.command(name="forecast")
+def forecast_command(
+    folder: Path,
+    *,
+    labels: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
+    probability: float = 0.9,
+    price: float | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """What would further labels bring? The learning curves of a run, carried on with a band, and the cost.
+
+    It takes three measured rounds, and believes what it sees: the more rounds, the narrower the band. A plan stops by
+    itself where more labels would hardly help: `stop.gain=0.5` (points for 100 labels).
+
+    For example:
+
+    - `robal forecast runs/mine`
+    - `robal forecast runs/mine --labels 500 2000 --price 0.08`
+
+    Parameters
+    ----------
+    folder
+        The run folder, finished or not.
+    labels
+        How many further labels; else those of the next round, and as many again as were bought.
+    probability
+        That what the run would measure lies in the band.
+    price
+        Of one label, in your currency.
+    out
+        Where the picture goes; else report/figures/forecast.png in the run folder.
+    json
+        Print one JSON object, and nothing else, on standard output.
+    """
+    from robal.report.forecast import as_table, forecast, picture, sentences
+
+    found = forecast(folder, labels or (), probability, price)
+    drawn = picture(found, out or folder / "report" / "figures" / "forecast.png")
+    if json:
+        print(json_module.dumps(found.as_json()))
+        return
+    console = Console()
+    console.print(as_table(found))
+    console.print("\n".join(sentences(found)), highlight=False, markup=False)
+    console.print(f"Picture: {drawn}", soft_wrap=True, markup=False)
+
+
 @app.command(name="select")
 def select_command(
     *,
@@ -1152,10 +1200,17 @@ def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    rates = "" if row["accuracy"] is None else f"{row['accuracy']:.1%} accurate"
-    for attack, value in row["robust_accuracy"].items():
+    audit = row.get("audit", {})
+    shown, where = (audit, " on the audit set") if row["accuracy"] is None and "accuracy" in audit else (row, "")
+    rates = "" if shown["accuracy"] is None else f"{shown['accuracy']:.1%} accurate"
+    for attack, value in shown["robust_accuracy"].items():
         rates += f", {value:.1%} under {attack}"
-    return f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'} ({row['seconds']:.0f} s)"
+    done = (
+        f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'}{where} ({row['seconds']:.0f} s)"
+    )
+    if "stopped" in row:
+        done += f"\nStopped: 100 more labels would bring about {row['stopped']['points_for_100_labels']:.2f} points."
+    return done
 
 
 def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler, track: str | None = None) -> int:

@@ -12,7 +12,7 @@ import fcntl
 import io
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -184,3 +184,12 @@ class RunFolder:
 
     def _database(self) -> AbstractContextManager[sqlite3.Connection]:
         return transaction(self.path / "state.sqlite")
+
+
+def is_over(rounds: int, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these metrics are of a whole run of so many rounds after round 0, or of one that ended early.
+
+    >>> is_over(2, [{}, {}]), is_over(2, [{}, {}, {}]), is_over(2, [{}, {"stopped": {"probability": 0.9}}])
+    (False, True, True)
+    """
+    return len(history) > rounds or bool(history and history[-1].get("stopped"))

@@ -18,7 +18,7 @@ from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
-from robal.folder import RunFolder
+from robal.folder import RunFolder, is_over
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
 from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
 from robal.networks import channels_last, load_weights
@@ -72,6 +72,10 @@ class State:
         found[self.audit[0]] = self.audit[1]
         return found
 
+    def is_over(self, plan: Plan) -> bool:
+        """Whether the last round is done, by the plan's number or because its `stop` says so."""
+        return is_over(plan.rounds, self.history)
+
     def relabelled(self, images: Tensor, labels: Tensor) -> State:
         """With other labels, [q] int64, of images that have one; those of the audit stay apart."""
         of_audit = torch.isin(images, self.audit[0])
@@ -115,10 +119,13 @@ def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
         with same_numerics(place):
             state, previous = load(plan, data, place)
             yield state
-            for number in track(range(state.round, plan.rounds + 1), "rounds", plan.rounds + 1, state.round):
+            left = range(state.round, state.round if state.is_over(plan) else plan.rounds + 1)
+            for number in track(left, "rounds", plan.rounds + 1, state.round):
                 while state.round == number:
                     state, previous = step(plan, data, state, previous, place)
                 yield state
+                if state.is_over(plan):
+                    break
 
 
 def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:
@@ -274,7 +281,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     first = place.round(0) / "model.safetensors"
     given = Trained.load(first, initial(plan, data).model).model if number and data.known is not None else None
     audit = audit_of(plan, state)
-    row = measure(plan, data, labelled, trained, number, answers, given, audit) | {
+    row = measure(plan, data, labelled, trained, number, answers, given, audit, state.history) | {
         "kept": describe_kept(state.kept, data.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
         "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden_of_unknown),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.evaluation import clean, probabilities, seconds_needed, under_attack
+from robal.learning_curves import FEWEST, fitted
 from robal.plan import Plan, Validation, name_of
 from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
 from robal.progress import say
@@ -116,10 +118,12 @@ def measure(
     answers: Tensor,
     before: nn.Module | None = None,
     audit: Audit | None = None,
+    history: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The metrics of round `number`. All rates lie in [0, 1]; what cannot be measured is None.
 
-    `before`: the model of a retraining before it, to be compared with.
+    `before`: the model of a retraining before it, to be compared with. `history`: the rounds before, by which a
+    plan's `stop` decides whether this one is the last.
     """
     started, plan = time.perf_counter(), plan.with_threats()
     row: dict[str, Any] = {
@@ -140,19 +144,49 @@ def measure(
     }
     if labelled.validation is not None:
         row["validation"] = _on_validation(plan, labelled.validation, trained.model, number)
+    stopped = stopped_by(plan, [*history, row])
+    if stopped is not None:
+        row["stopped"] = stopped
+    is_last = number == plan.rounds or stopped is not None
     if data.test is not None:
         inputs, labels = data.test.images.at_rest(torch.arange(len(data.test))), data.test.labels
         if before is not None:
             was, now = (clean(model, inputs, labels).correct for model in (before, trained.model))
             row["against_before"] = against_before(was, now)
-        row |= _measured(plan, trained.model, inputs, labels, number)
+        row |= _measured(plan, trained.model, inputs, labels, number, is_last)
     if audit is not None:
         row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
         known = audit.labels >= 0
         if bool(known.any()):
             inputs, labels = audit.inputs[known], audit.labels[known]
-            row["audit"] |= _measured(plan, trained.model, inputs, labels, number, "audit")
+            row["audit"] |= _measured(plan, trained.model, inputs, labels, number, is_last, "audit")
     return row | {"seconds": time.perf_counter() - started}
+
+
+def stopped_by(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Why the plan's `stop` ends the run after these rounds: points for 100 labels, and how sure; None: it goes on."""
+    stop = plan.stop
+    if stop is None or len(rows) < stop.after or len(rows) > plan.rounds:
+        return None
+    is_like = type(plan.start.recipe.objective) is type(plan.recipe.objective)
+    measured = [row for row in rows[0 if is_like else 1 :] if row["validation"] is not None]
+    rates = [_watched(row["validation"]) for row in measured]
+    if len(measured) < FEWEST:
+        return None
+    labels = [row["labelled"] for row in measured]
+    if any(after <= before for before, after in pairwise(labels)):
+        return None
+    curve, following = fitted(labels, rates), labels[-1] + plan.per_round
+    wanted = stop.gain / 100 * plan.per_round / 100
+    probability, gain = curve.gains_less(following, wanted), curve.at(following).gain
+    if probability <= stop.sure:
+        return None
+    return {"points_for_100_labels": 100 * gain * 100 / plan.per_round, "probability": probability}
+
+
+def _watched(validation: dict[str, Any]) -> float:
+    robust = validation["robust_accuracy"]
+    return float(min(robust.values()) if robust else validation["accuracy"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +223,7 @@ def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, n
 
 
 def _measured(
-    plan: Plan, model: nn.Module, inputs: Tensor, labels: Tensor, number: int, what: str = "test"
+    plan: Plan, model: nn.Module, inputs: Tensor, labels: Tensor, number: int, is_last: bool, what: str = "test"
 ) -> dict[str, Any]:
     """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all."""
     asked, verdicts = plan.evaluation, clean(model, inputs, labels)
@@ -197,7 +231,7 @@ def _measured(
     found: dict[str, Any] = {"accuracy": verdicts.accuracy, "robust_accuracy": {}, "per_class": per_class}
     found["images"] = {"clean": len(labels)}
     parts: list[tuple[int, tuple[Attack, ...]]] = [(asked.each_round_images or asked.images, asked.each_round)]
-    if number == plan.rounds:
+    if is_last:
         parts.append((asked.images, asked.at_end))
     seed = stream(plan.seed, *(() if what == "test" else (what,)), "evaluate", number)
     for images, attacks in parts:

@@ -16,6 +16,7 @@ from robal.data import Data
 from robal.datasets import Dataset, known_name, load
 from robal.engines import Engine, Local
 from robal.errors import InputError
+from robal.learning_curves import FEWEST
 from robal.networks import Architecture, LeNet5
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
@@ -296,6 +297,30 @@ class Evaluation:
             )
 
 
+@dataclass(frozen=True)
+class Stop:
+    """When a run is over before its last round: once further labels would hardly help.
+
+    After each round a learning curve (`robal.learning_curves`) is fitted to what `validation` measured; test and audit
+    are not looked at.
+
+    Args:
+        gain: percentage points for 100 labels; the run is over when the next round's would bring less.
+        sure: how probable that has to be, in (0, 1).
+        after: rounds, round 0 included, that are measured before the curve is believed, at least 3.
+    """
+
+    gain: float = 0.5
+    sure: float = 0.5
+    after: int = 4
+
+    def __post_init__(self) -> None:
+        if self.after < FEWEST or not 0 < self.sure < 1:
+            raise InputError(
+                f"stop needs after >= {FEWEST} rounds and sure in (0, 1); {self.after} and {self.sure} came"
+            )
+
+
 _DIGITS_TEACHER = Recipe(
     FixMatch(threshold=0.8),
     budget=40_000,
@@ -330,6 +355,7 @@ class Plan:
         audit: so many images are drawn at random, asked about first and never trained on: an honest test where there
             is none. 0: none; or how far its rates may be off, "±3%", which says how many (`audit_size`). Its labels
             are counted apart, as test labels.
+        stop: when the run is over before its last round; None: never.
         per_round: how many images a round asks about.
         rounds: after round 0; a run writes rounds + 1 rows of metrics.
         seed: of all random streams.
@@ -356,6 +382,7 @@ class Plan:
     relabel: Relabel | None = None
     evaluation: Evaluation = Evaluation(images=200)
     audit: int | str = 0
+    stop: Stop | None = None
     per_round: int = 50
     rounds: int = 6
     seed: int = 0
@@ -508,6 +535,11 @@ class Plan:
             raise InputError(
                 'recipe.keep="best" chooses by validation images and there are none; '
                 "set validation.bought_share=0.1 (and ask for enough images), or recipe.keep=last"
+            )
+        if self.stop is not None and (self.validation.measure == "loss" or not (free or at_start or later)):
+            raise InputError(
+                "stop goes by an accuracy on validation images: set validation.bought_share=0.1, and leave "
+                "validation.measure=loss out"
             )
         if data.test is None and not self.audit_images:
             return

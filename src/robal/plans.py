@@ -164,7 +164,7 @@ def default_folder(plan: Plan) -> Path:
 
 
 _STRUCTURES = {"ClassCosts", "DeepFool", "Evaluation", "Meta", "Plan", "PoolTraining", "Recipe", "Relabel"}
-_STRUCTURES |= {"Source", "Start", "Validation"}
+_STRUCTURES |= {"Source", "Start", "Stop", "Validation"}
 
 
 def to_yaml(plan: Plan) -> str:

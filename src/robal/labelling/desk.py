@@ -98,7 +98,7 @@ class Desk:
                 self._held.close()
                 raise
             assert self._state is not None
-            if self._state.round > self._plan.rounds:
+            if self._state.is_over(self._plan):
                 self._phase = {"name": "done", "report": str(self.folder / "report" / "index.html")}
             elif self._state.question is not None and self._state.answers is None:
                 self._phase = {"name": "asking"}

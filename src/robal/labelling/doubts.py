@@ -79,10 +79,8 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
     plan, images = read_run(folder, data)
     with RunFolder(folder).locked() as place:
         state, _ = load(plan, images, place)
-        if state.round > plan.rounds:
-            raise InputError(
-                f"{folder} has done all its {plan.rounds} rounds, and nothing would be trained on corrections"
-            )
+        if state.is_over(plan):
+            raise InputError(f"{folder} has done all its rounds, and nothing would be trained on corrections")
         labels = state.relabelled(*place.relabelled(state.round)).labels
         classes, changed = state.pool.classes, dict[int, int]()
         for index, text in read_rows(source):

@@ -98,6 +98,7 @@ class Round:
     forgotten: float | None = None
     learned: float | None = None
     audit: Audited | None = None
+    stopped: bool = False
 
     @property
     def attack(self) -> str | None:
@@ -133,7 +134,7 @@ class RunRecord:
     def is_finished(self) -> bool:
         """Whether the last round of the plan is measured; a plan that names no number counts as finished."""
         planned = whole(self.plan.get("rounds"))
-        return self.last is not None and (planned is None or self.last.number >= planned)
+        return self.last is not None and (planned is None or self.last.number >= planned or self.last.stopped)
 
     @property
     def status(self) -> str:
@@ -142,7 +143,8 @@ class RunRecord:
         of = "" if planned is None else f" of {planned}"
         if self.last is None:
             return "no round measured yet, unfinished"
-        return f"round {self.last.number}{of}, {'finished' if self.is_finished else 'unfinished'}"
+        how = "stopped: more labels would hardly help" if self.last.stopped else "finished"
+        return f"round {self.last.number}{of}, {how if self.is_finished else 'unfinished'}"
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -284,6 +286,7 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         forgotten=_share(against.get("forgotten")),
         learned=_share(against.get("learned")),
         audit=audit,
+        stopped=bool(row.get("stopped")),
     )
 
 

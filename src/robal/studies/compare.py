@@ -16,7 +16,7 @@ import yaml
 from robal.datasets import data_folder
 from robal.errors import FolderInUse, PlanError, RobalError, RunFolderError
 from robal.files import write
-from robal.folder import RunFolder
+from robal.folder import RunFolder, is_over
 from robal.plans import read_yaml
 from robal.studies.reproduce import reproduction
 from robal.studies.schedule import Scheduler, carried_out
@@ -114,10 +114,11 @@ class Place:
         if not folder.exists():
             return Standing("new")
         try:
-            done = len(RunFolder(folder).history())
+            history = RunFolder(folder).history()
+            done = len(history)
         except RobalError as error:
             return Standing("damaged", why=str(error))
-        if done > cell.plan.rounds:
+        if is_over(cell.plan.rounds, history):
             return Standing("finished", done)
         try:
             failed = json.loads((folder / FAILED).read_text(encoding="utf-8"))
