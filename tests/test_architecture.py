@@ -40,6 +40,7 @@ GROUPS: list[tuple[str, ...]] = [
         "assessment",
     ),
     ("report",),
+    ("export",),
     ("labelling",),
     ("presets",),
     ("retraining",),

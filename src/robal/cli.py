@@ -573,6 +573,55 @@ def forecast_command(
     console.print(f"Picture: {drawn}", soft_wrap=True, markup=False)
 
 
+@app.command(name="export")
+def export_model_command(
+    run: Path,
+    *,
+    onnx: Path,
+    data: Path | None = None,
+    int8: Annotated[bool, Parameter(negative="")] = False,
+    images: int = 500,
+    queries: int = 500,
+) -> None:
+    """Write a run's last model as an ONNX file that takes images as they are, and a card that says what it is worth.
+
+    Needs `pip install 'robal[onnx]'`. The file's answers are compared with the model's before anything is written. The
+    card (.card.json, .card.md, and inside the file) has data, labels bought, threat, figures with their intervals, and
+    what nobody has tried.
+
+    For example:
+
+    - `robal export runs/mine --onnx mine.onnx`
+    - `robal export runs/mine --onnx mine.onnx --int8` (also mine.int8.onnx, measured again)
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    onnx
+        The file to write.
+    data
+        The folder that holds your data sets, where it has moved since.
+    int8
+        Also quantise to 8 bits, and measure both files: clean, and under the black-box attack Square.
+    images
+        On how many images the two are measured, at most.
+    queries
+        Of Square, for each image.
+    """
+    from robal.export import export
+    from robal.progress import display
+
+    with display():
+        found = export(run, onnx, data=data, int8=int8, images=images, queries=queries)
+    print(f"The logits of {found.images} images differ by {found.differs:.1g} at most.")
+    for one in found.card["figures"]:
+        if "ONNX" in one["what"]:
+            interval = f"({one['low']:.1%} to {one['high']:.1%})"
+            print(f"{one['what']}: {one['rate']:.1%} {interval} of {one['images']} {one['of']}")
+    print("Written: " + ", ".join(str(path) for path in found.files))
+
+
 @app.command(name="select")
 def select_command(
     *,
