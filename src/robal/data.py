@@ -61,6 +61,8 @@ class Data:
         known: [N] int64, labels of the pool that are known from the beginning and cost nothing, -1 elsewhere: the
             images that a model to be retrained was trained on. None: no label is.
         tests_new: whether the test images are a share of the new ones, beside those that are known.
+        unforeseen: in a simulation, the names of classes that nobody has thought of yet. Hidden and test labels from K
+            on are theirs, in this order.
     """
 
     images: Images
@@ -72,6 +74,7 @@ class Data:
     about: str
     known: Tensor | None = None
     tests_new: bool = False
+    unforeseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.known is not None:
@@ -83,11 +86,12 @@ class Data:
                 raise InputError(
                     f"a pool of {len(self.images)} images came with {list(self.hidden.shape)} hidden labels"
                 )
-            check_labels(self.hidden, len(self.classes), UNLABELLED, "hidden labels")
+            check_labels(self.hidden, len(self.classes) + len(self.unforeseen), UNLABELLED, "hidden labels")
         for split, what in ((self.validation, "validation"), (self.test, "test")):
             if split is None:
                 continue
-            check_labels(split.labels, len(self.classes), 0, f"{what} labels")
+            classes = len(self.classes) + (len(self.unforeseen) if what == "test" else 0)
+            check_labels(split.labels, classes, 0, f"{what} labels")
             if split.images.shape != self.images.shape:
                 raise InputError(f"{what} images are {split.images.shape}, those of the pool {self.images.shape}")
 
@@ -266,6 +270,52 @@ class Data:
             about=f"{self.about.removesuffix('.')}; of the pool {len(chosen):,} images stay, {how}.",
         )
 
+    def without(self, names: Sequence[str]) -> Data:
+        """The same to people who have not thought of some classes, which are then `unforeseen`.
+
+        Validation images of these go. Raises InputError for a name that is no class, fewer than two classes that stay,
+        or labels that are known from the beginning.
+        """
+        strange = [name for name in names if name not in self.classes]
+        left = tuple(name for name in self.classes if name not in names)
+        if strange or len(set(names)) < len(names):
+            raise InputError(
+                f"{', '.join(strange) or 'a class that is named twice'} cannot be unforeseen: the classes are "
+                f"{', '.join(self.classes)}"
+            )
+        if len(left) < 2 or self.known is not None:
+            raise InputError("unforeseen classes leave at least two others, and go with no label that is known before")
+        validation = self.validation
+        if validation is not None:
+            there = torch.tensor([name in left for name in self.classes])[validation.labels]
+            kept = there.nonzero().flatten()
+            images = InMemory(validation.images.at_rest(kept))
+            validation = Split(images, validation.labels[kept]) if len(kept) else None
+        about = f"{self.about.removesuffix('.')}; nobody has thought of {', '.join(names)} yet."
+        return replace(self, validation=validation, unforeseen=tuple(names), about=about)._numbered(left)
+
+    def as_known_by(self, classes: tuple[str, ...]) -> Data:
+        """The same once people have thought of `classes`: hidden and test labels are positions there.
+
+        Those of classes that are still unforeseen come after. Without unforeseen ones it is the same object.
+        """
+        if not self.unforeseen:
+            return self
+        left = tuple(name for name in self.unforeseen if name not in classes)
+        named = (*self.classes, *self.unforeseen)
+        return replace(self, classes=named, unforeseen=left)._numbered(classes)
+
+    def _numbered(self, classes: tuple[str, ...]) -> Data:
+        """Labels, which are positions in `self.classes`, as positions in `classes` and the unforeseen ones."""
+        places = [(*classes, *self.unforeseen).index(name) for name in self.classes]
+        by = torch.tensor([*places, UNLABELLED])
+        splits = [
+            None if split is None else Split(split.images, by[split.labels]) for split in (self.validation, self.test)
+        ]
+        hidden = None if self.hidden is None else by[self.hidden]
+        # all at once: half of them would not fit together
+        return replace(self, classes=classes, hidden=hidden, validation=splits[0], test=splits[1])
+
     @property
     def pool(self) -> Pool:
         """The pool as a run finds it: nothing is labelled but what is known from the beginning."""
@@ -282,6 +332,7 @@ class Data:
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the SHA-256 of all class names, shapes, labels and pixels."""
         digest = hashlib.sha256(repr(self.classes).encode())
+        digest.update(repr(self.unforeseen).encode() if self.unforeseen else b"")
         digest.update(b"" if self.known is None else _bytes(self.known))
         parts = [(self.images, self.hidden)]
         if isinstance(self.images, ParquetImages):  # which knows its own, and may be too large to be read for this

@@ -25,7 +25,7 @@ from robal.networks import channels_last, load_weights
 from robal.objectives import Natural
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
-from robal.pool import AUDITED, Examples, Pool
+from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
 from robal.progress import track
 from robal.records import WEIGHTS, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
@@ -204,6 +204,8 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     if isinstance(oracle, LabelStudio) and oracle.predictions and state.round > 0:
         oracle = replace(oracle, guesses=guesses_of(state, previous, question))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
+    if isinstance(oracle, Hidden) and data.unforeseen:
+        answers = named(oracle, data, answers, place, state.round)
     validation, meta = shared_out(plan, state.round, len(question))
     if len(meta) and plan.meta_answers > 1 and isinstance(oracle, Hidden):
         first, most, seed = answers[meta], plan.meta_answers, stream(plan.seed, "oracle")
@@ -227,6 +229,18 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
         )
     place.save_answers(state.round, question, answers, type(oracle).__name__)
     return replace(state, answers=answers, note={**(state.note or {}), "answering": time.perf_counter() - started})
+
+
+def named(oracle: Hidden, data: Data, answers: Tensor, place: RunFolder, number: int) -> Tensor:
+    """Answers in which the classes that nobody had thought of have been named, or are none of the classes."""
+    names, found = (*data.classes, *data.unforeseen), answers.clone()
+    for label in answers.unique().tolist():
+        if label >= len(data.classes):
+            is_named = oracle.unforeseen == "new"
+            found[answers == label] = (
+                place.judgements.add_class(data.classes, names[label], number, "Hidden") if is_named else NONE_OF_THESE
+            )
+    return found
 
 
 def guesses_of(state: State, previous: Trained, question: Tensor) -> dict[int, tuple[int, float]]:
@@ -280,11 +294,11 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     }
     first = place.round(0) / "model.safetensors"
     given = Trained.load(first, initial(plan, data).model).model if number and data.known is not None else None
-    audit = audit_of(plan, state)
-    row = measure(plan, data, labelled, trained, number, answers, given, audit, state.history) | {
-        "kept": describe_kept(state.kept, data.hidden),
-        "pool": describe_guesses(trained, used, len(unlabelled), data.hidden),
-        "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, data.hidden_of_unknown),
+    audit, known = audit_of(plan, state), data.as_known_by(classes)
+    row = measure(plan, known, labelled, trained, number, answers, given, audit, state.history) | {
+        "kept": describe_kept(state.kept, known.hidden),
+        "pool": describe_guesses(trained, used, len(unlabelled), known.hidden),
+        "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, known.hidden_of_unknown),
         "gradient_evaluations": trained.evaluations + note.get("evaluations", 0) + crafting * added.count("crafted"),
     }
     row["times"] = times | {"evaluate": row.pop("seconds") + note.get("describing", 0.0)}

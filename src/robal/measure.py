@@ -153,13 +153,17 @@ def measure(
         if before is not None:
             was, now = (clean(model, inputs, labels).correct for model in (before, trained.model))
             row["against_before"] = against_before(was, now)
-        row |= _measured(plan, trained.model, inputs, labels, number, is_last)
+        unknown = int((labels >= len(data.classes)).sum())
+        if unknown:
+            row["unforeseen"] = unknown
+        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last)
     if audit is not None:
         row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
         known = audit.labels >= 0
         if bool(known.any()):
             inputs, labels = audit.inputs[known], audit.labels[known]
-            row["audit"] |= _measured(plan, trained.model, inputs, labels, number, is_last, "audit")
+            classes = int(labels.max()) + 1  # people named them all
+            row["audit"] |= _measured(plan, trained.model, inputs, labels, classes, number, is_last, "audit")
     return row | {"seconds": time.perf_counter() - started}
 
 
@@ -223,20 +227,36 @@ def _on_validation(plan: Plan, split: tuple[Tensor, Tensor], model: nn.Module, n
 
 
 def _measured(
-    plan: Plan, model: nn.Module, inputs: Tensor, labels: Tensor, number: int, is_last: bool, what: str = "test"
+    plan: Plan,
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    classes: int,
+    number: int,
+    is_last: bool,
+    what: str = "test",
 ) -> dict[str, Any]:
-    """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all."""
-    asked, verdicts = plan.evaluation, clean(model, inputs, labels)
-    per_class: dict[str, Any] = {"accuracy": verdicts.per_class, "robust_accuracy": {}, "boundary_error": {}}
-    found: dict[str, Any] = {"accuracy": verdicts.accuracy, "robust_accuracy": {}, "per_class": per_class}
-    found["images"] = {"clean": len(labels)}
+    """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all.
+
+    Images of classes that nobody has thought of, labels from `classes` on, are wrong whatever the model says.
+    """
+    asked, total, known = plan.evaluation, len(labels), labels < classes
+    per_class: dict[str, Any] = {"accuracy": None, "robust_accuracy": {}, "boundary_error": {}}
+    found: dict[str, Any] = {"accuracy": 0.0, "robust_accuracy": {}, "per_class": per_class, "images": {"clean": total}}
+    if not bool(known.any()):
+        return found
+    verdicts = clean(model, inputs[known], labels[known])
+    found["accuracy"], per_class["accuracy"] = float(verdicts.correct.sum()) / total, verdicts.per_class
     parts: list[tuple[int, tuple[Attack, ...]]] = [(asked.each_round_images or asked.images, asked.each_round)]
     if is_last:
         parts.append((asked.images, asked.at_end))
     seed = stream(plan.seed, *(() if what == "test" else (what,)), "evaluate", number)
     for images, attacks in parts:
-        count = min(images, len(labels)) if what == "test" else len(labels)
-        some, theirs = inputs[:count], labels[:count]
+        count = min(images, total) if what == "test" else total
+        first = known[:count]
+        some, theirs, clean_of = inputs[:count][first], labels[:count][first], verdicts.correct[: int(first.sum())]
+        if not len(theirs):
+            continue
         for label, seconds in seconds_needed(model, some, theirs, attacks).items():
             if seconds > 2:
                 say(f"round {number}: {label} on {count} {what} images takes at most about {seconds:.0f} s")
@@ -244,9 +264,9 @@ def _measured(
             name = name_of(attack, plan.threat)
             title = f"round {number}: {name}" + ("" if what == "test" else f", {what}")
             under = under_attack(model, some, theirs, attack, seed, what=title)
-            found["robust_accuracy"][name], found["images"][name] = under.accuracy, count
+            found["robust_accuracy"][name], found["images"][name] = float(under.correct.sum()) / count, count
             per_class["robust_accuracy"][name] = under.per_class
-            as_it_is = replace(verdicts, correct=verdicts.correct[:count], labels=theirs).per_class
+            as_it_is = replace(verdicts, correct=clean_of, labels=theirs).per_class
             per_class["boundary_error"][name] = [
                 None if one is None or other is None else one - other
                 for one, other in zip(as_it_is, under.per_class, strict=True)

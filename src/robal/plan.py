@@ -63,6 +63,8 @@ class Source:
             images beside them, and their labels are known and cost nothing; see `robal.new_images.beside`. "": none.
         test: labelled images to test on, where `train` is given; "": as `beside` finds them.
         apart: the share of `name`'s images that is tested on where `beside` draws them, in (0, 1).
+        unforeseen: for a simulation, the names of classes that nobody has thought of at the beginning; the oracle
+            names them as it meets them (or answers that they are none of the classes, see `Hidden`).
     """
 
     name: str = "digits"
@@ -79,6 +81,7 @@ class Source:
     train: str = ""
     test: str = ""
     apart: float = 0.5
+    unforeseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.apart < 1:
@@ -94,6 +97,10 @@ class Source:
 
     def load(self) -> Data:
         """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
+        data = self._load()
+        return data.without(self.unforeseen) if self.unforeseen else data
+
+    def _load(self) -> Data:
         if self.train:
             return self._beside()
         if is_parquet(self.name):
@@ -480,6 +487,12 @@ class Plan:
             raise InputError(
                 f"{unknown} of {len(candidates)} images have no held-back label to simulate an annotator with; "
                 "use oracle=CSVFile and fill in the labels yourself"
+            )
+        simple = isinstance(self.oracle, Hidden) and not self.oracle.noise and self.meta_answers == 1
+        if data.unforeseen and not (simple and self.relabel is None):
+            raise InputError(
+                "classes that are unforeseen are named by the simulated oracle, once and without noise: leave out "
+                "oracle.noise, relabel and meta.answers"
             )
         if "snapshots" in needs_of(self.acquisition):
             recipes = {"start.recipe": self.start.recipe, "recipe": self.recipe}

@@ -203,7 +203,7 @@ def test_the_csv_has_a_row_per_round_and_columns_that_say_what_they_hold(tmp_pat
     rate = ["", "_low", "_high", "_images"]
     assert list(rows[0]) == [
         *("run", "round", "labels_bought", "labels_training", "labels_validation", "labels_meta", "labels_repeated"),
-        *("labels_skipped", "labels_free_validation", "measured_on"),
+        *("labels_skipped", "labels_free_validation", "labels_audit", "measured_on"),
         *(f"{name}{end}" for name in ("accuracy", "PGD-50", "AutoAttack") for end in rate),
         *("validation_accuracy", "seconds", "seconds_choose", "seconds_label", "seconds_train", "seconds_evaluate"),
         *("kept_twin", "kept_pseudo", "pool_pseudo", "pool_collapsed", "gradient_evaluations", "epoch_kept"),

@@ -28,6 +28,8 @@ class Hidden:
             each class one of the same two, evenly. "instance": it depends on the image x: its own chance q is drawn
             from a normal distribution around `noise` with deviation 0.1, cut off at 0 and 1, and the class from
             softmax(W_y x) without y, W_y of standard normal entries for each class y and pixels in [0, 1].
+        unforeseen: what it says of a class that the data keep secret (`data.unforeseen`): "new" names it, so that it is
+            a class from this round on; "none" says that it is none of the classes.
         attempt: whom is asked: 0, or another number for an answer by somebody else, who errs apart from the first; not
             a part of the plan.
 
@@ -40,12 +42,15 @@ class Hidden:
     labels: Tensor | None = None
     kind: Kind = "symmetric"
     attempt: int = 0
+    unforeseen: Literal["new", "none"] = "new"
 
     PRIVATE = ("labels", "attempt")
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:
             raise InputError(f"noise is a chance in [0, 1]; {self.noise} came")
+        if self.unforeseen not in ("new", "none"):
+            raise InputError(f"oracle.unforeseen is new or none; not {self.unforeseen!r}")
         if self.kind not in get_args(Kind):
             raise InputError(f"the kind of noise is one of {', '.join(get_args(Kind))}; not {self.kind!r}")
 

@@ -286,11 +286,30 @@ def labels(record: RunRecord) -> Drawing | None:
     return draw("labels", "Labels bought by use, and those that were free, of the audit, or skipped.", figure)
 
 
+def discovery(record: RunRecord) -> Drawing | None:
+    """How many classes have been met, against answers; None where the first round met them all."""
+    found = record.discovered
+    if not found or len({count for _, count in found}) < 2:
+        return None
+    figure = canvas(4.6, 2.2)
+    axes = figure.add_subplot()
+    labels, classes = zip(*found, strict=True)
+    axes.step(labels, classes, where="post", color=BLUE)
+    axes.plot(labels, classes, "o", color=BLUE, markersize=5, markeredgecolor=SURFACE)
+    axes.set_xlabel("answers")
+    axes.set_ylabel("classes met")
+    axes.set_ylim(0, max(classes) + 0.9)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.grid(visible=True, axis="y")
+    return draw("discovery", f"Classes met against answers: {classes[-1]} in the end.", figure)
+
+
 def of_run(record: RunRecord) -> dict[str, Drawing]:
     """Every figure of one run that its files allow, by name."""
     with style():
         made = [learning_curve(record), *(query(row, record.classes) for row in record.rounds)] if record.rounds else []
-        made += [per_class(record), times(record), labels(record)]
+        made += [per_class(record), times(record), labels(record), discovery(record)]
     return {drawing.name: drawing for drawing in made if drawing is not None}
 
 

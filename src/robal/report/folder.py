@@ -70,7 +70,8 @@ class Round:
     in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
     `wrong` and `auroc`: in a simulation, how many bought labels are wrong, and how well two scores tell them. `again`
     and `changed`: labels asked for again in this round, and how many became others. `forgotten` and `learned`, of a
-    retraining: shares of the test images that the model before it had right, and wrong.
+    retraining: shares of the test images that the model before it had right, and wrong. `unforeseen`: test images of
+    classes that nobody had named yet, which count as wrong.
     """
 
     number: int
@@ -99,6 +100,7 @@ class Round:
     learned: float | None = None
     audit: Audited | None = None
     stopped: bool = False
+    unforeseen: int = 0
 
     @property
     def attack(self) -> str | None:
@@ -124,6 +126,7 @@ class RunRecord:
     rounds: tuple[Round, ...]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    new_classes: tuple[str, ...] = ()
 
     @property
     def last(self) -> Round | None:
@@ -151,6 +154,18 @@ class RunRecord:
         """Every attack measured in any round, AutoAttack last."""
         names = {name for row in self.rounds for name in row.robust}
         return tuple(sorted(names, key=lambda name: (is_auto_attack(name), name)))
+
+    @property
+    def discovered(self) -> tuple[tuple[int, int], ...]:
+        """(answers, classes) after each round: how many classes have been met, with an audit's answers."""
+        seen, found = set[int](), list[tuple[int, int]]()
+        asked = 0
+        for row in self.rounds:
+            if row.query is not None:
+                asked += row.query.images
+                seen |= {label for label, count in enumerate(row.query.classes) if count}
+                found.append((asked, len(seen)))
+        return tuple(found)
 
     @property
     def seconds(self) -> float:
@@ -287,6 +302,7 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         learned=_share(against.get("learned")),
         audit=audit,
         stopped=bool(row.get("stopped")),
+        unforeseen=whole(row.get("unforeseen")) or 0,
     )
 
 
@@ -389,12 +405,13 @@ def read(folder: Path, name: str | None = None, strips: bool = True) -> RunRecor
     rows = _rows(folder, notes)
     rounds = tuple(_round(row, _strip(folder, int(row["round"]), notes) if strips else None) for row in rows)
     classes = tuple(str(word) for word in sequence(mapping(environment.get("data")).get("classes")))
-    classes += tuple(str(word) for row in rows[-1:] for word in sequence(row.get("new_classes")))
+    new_classes = tuple(str(word) for row in rows[-1:] for word in sequence(row.get("new_classes")))
+    classes += new_classes
     longest = max((len(column) for row in rounds for column in row.per_class.values()), default=0)
     longest = max(longest, *(len(row.query.classes) for row in rounds if row.query), 0)
     classes += tuple(str(index) for index in range(len(classes), longest))
     name = name or folder.resolve().name
-    return RunRecord(folder, name, plan, text, environment, rounds, classes, tuple(notes))
+    return RunRecord(folder, name, plan, text, environment, rounds, classes, tuple(notes), new_classes)
 
 
 def read_all(folders: Sequence[Path]) -> tuple[RunRecord, ...]:

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from robal.report.folder import PHASES, Audited, Round, RunRecord, is_auto_attack, read_all
+from robal.report.folder import PHASES, Round, RunRecord, is_auto_attack, read_all
 from robal.report.rates import Rate
 from robal.report.words import audit, duration, free_labels
 
@@ -85,10 +85,10 @@ def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, obj
     cells |= {"measured_on": row.measured_on} | _figures("accuracy", row.accuracy)
     for attack in attacks:
         cells |= _figures(attack, row.robust.get(attack))
-    audited = row.audit or Audited(0, None, {})
-    cells |= _figures("audit_accuracy", audited.accuracy)
-    for attack in attacks:
-        cells |= _figures(f"audit_{attack}", audited.robust.get(attack))
+    if row.audit:
+        cells |= _figures("audit_accuracy", row.audit.accuracy)
+        for attack in attacks:
+            cells |= _figures(f"audit_{attack}", row.audit.robust.get(attack))
     cells |= {"validation_accuracy": row.validation.value if row.validation else "", "seconds": row.seconds}
     cells |= {f"seconds_{phase}": row.times[phase] for phase in PHASES}
     evaluations, epoch = row.gradient_evaluations, row.epoch_kept
@@ -101,9 +101,9 @@ def _row(record: RunRecord, row: Round, attacks: Sequence[str]) -> dict[str, obj
     }
 
 
-def columns(attacks: Sequence[str]) -> list[str]:
-    """The columns of table.csv, in order."""
-    names = [f"{of}{name}" for of in ("", "audit_") for name in ("accuracy", *attacks)]
+def columns(attacks: Sequence[str], audited: bool = False) -> list[str]:
+    """The columns of table.csv, in order; rates of an audit set where a run has one."""
+    names = [f"{of}{name}" for of in ("", *(["audit_"] if audited else [])) for name in ("accuracy", *attacks)]
     rates = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_images")]
     head = ["run", "round", "labels_bought", *(f"labels_{key}" for key in LABELS), "measured_on"]
     times = ["seconds", *(f"seconds_{phase}" for phase in PHASES)]
@@ -125,7 +125,8 @@ def as_csv(records: Sequence[RunRecord]) -> str:
     """One row per run and round; rates in [0, 1]; a cell is empty where nothing was measured."""
     attacks = attacks_of(records)
     written = io.StringIO()
-    writer = csv.DictWriter(written, columns(attacks), lineterminator="\n")
+    audited = any(row.audit for record in records for row in record.rounds)
+    writer = csv.DictWriter(written, columns(attacks, audited), lineterminator="\n")
     writer.writeheader()
     writer.writerows(_row(record, row, attacks) for record in records for row in record.rounds)
     return written.getvalue()

@@ -112,6 +112,8 @@ def cautions(record: RunRecord) -> list[str]:
                 f"Only {' and '.join(sorted(row.robust))} was run. {'PGD' if only_pgd else 'A fixed attack'} alone "
                 "supports no conclusion about robustness: gradients can be masked, and AutoAttack has not had its try."
             )
+        if row.unforeseen:
+            said.append(f"{row.unforeseen:,} test images are of classes that nobody has named yet, and count as wrong.")
         if row.measured_on == "validation":
             said.append("There is no test set: the numbers come from validation images, which training has looked at.")
     if row is not None and (beside := trained_beside(row)):
@@ -145,6 +147,9 @@ def findings(record: RunRecord) -> list[str]:
             f"Of the test images that the model had right, {100 * row.forgotten:.1f} % are forgotten; of those that it "
             f"had wrong, {100 * row.learned:.1f} % are learned."
         )
+    if record.new_classes:
+        words = " and ".join(record.new_classes)
+        said.append(f"On the way {len(record.new_classes)} new {_classes(len(record.new_classes))} came up: {words}.")
     if row.wrong:
         which = {"loss": "the trained model's loss", "distrust": "what the objective learned of each label"}
         told = [f"{value:.2f} by {which.get(name, name)}" for name, value in row.auroc.items()]
@@ -189,6 +194,10 @@ def trained_beside(row: Round) -> str | None:
             f"{_images(row.taught.pseudo)} of the pool under a teacher's label{_of_them_right(row.taught.right)}{out}"
         )
     return f"Trained on beside the bought labels: {'; '.join(parts)}. They count as no label." if parts else None
+
+
+def _classes(count: int) -> str:
+    return "class" if count == 1 else "classes"
 
 
 def _images(count: int) -> str:
