@@ -179,7 +179,7 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
 
 
 def first_question(plan: Plan, candidates: Candidates) -> Tensor:
-    """The images of the audit, in front, then those that training begins with: all drawn at random."""
+    """The images of the audit, drawn at random, and then those that training begins with."""
     audit, parts = plan.audit_images, list[Tensor]()
     if audit:
         parts.append(choose(Random(), candidates, audit, generator(plan.seed, "audit")))
@@ -187,7 +187,8 @@ def first_question(plan: Plan, candidates: Candidates) -> Tensor:
         left = candidates.indices[~torch.isin(candidates.indices, apart)]
         candidates = replace(candidates, indices=left)
     if plan.start.labels:
-        parts.append(choose(Random(), candidates, plan.start.labels, generator(plan.seed, "choose", 0)))
+        by = plan.with_threats().start.acquisition
+        parts.append(choose(by, candidates, plan.start.labels, generator(plan.seed, "choose", 0)))
     return torch.cat(parts)
 
 

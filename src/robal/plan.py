@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from robal.acquisition import DRE, Acquisition, Score, needs_of, proxy_in
+from robal.acquisition import DRE, Acquisition, Random, Score, needs_of, proxy_in
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.audit import audit_size
 from robal.data import Data
@@ -171,7 +171,7 @@ def _located(name: str) -> str:
 
 @dataclass(frozen=True)
 class Start:
-    """The first labels, drawn at random, and how the first model is trained on them.
+    """The first labels, and how the first model is trained on them.
 
     Args:
         labels: how many; 0 where `data.train` brings labels: round 0 then asks nothing.
@@ -179,11 +179,14 @@ class Start:
         weights: a safetensors file of the network's tensors, or a run's model.safetensors, that the first model starts
             from; a copy goes into the run folder. Without first labels it is the first model as it is, and `recipe` is
             left aside.
+        acquisition: which images they are; anything but `Random` (`TypiClust` for a cold start by clusters,
+            `NearExamples` by examples) goes by the network before it is trained here, and so needs a pretrained one.
     """
 
     labels: int = 50
     recipe: Recipe = Recipe(Natural(), epochs=30, batch_size=50)
     weights: str = ""
+    acquisition: Acquisition | Score = Random()
 
     def __post_init__(self) -> None:
         if self.labels < 2 and self.labels != 0:
@@ -493,6 +496,13 @@ class Plan:
             raise InputError(
                 "classes that are unforeseen are named by the simulated oracle, once and without noise: leave out "
                 "oracle.noise, relabel and meta.answers"
+            )
+        needed = {*needs_of(self.start.acquisition), *(["proxy"] if proxy_in(self.start.acquisition) else [])}
+        if needed:
+            name = type(self.start.acquisition).__name__
+            raise InputError(
+                f"start.acquisition={name} needs {', '.join(sorted(needed))}, and nothing has been trained by then; "
+                "use Random, TypiClust or NearExamples"
             )
         if "snapshots" in needs_of(self.acquisition):
             recipes = {"start.recipe": self.start.recipe, "recipe": self.recipe}

@@ -32,10 +32,10 @@ ALL = {name: kind() for name, kind in EXPORTED.items()} | SETTINGS
 
 
 # What draws numbers on these images, and what looks at the labelled ones and so chooses otherwise without them.
-DRAWS = {"BoundaryEnriched", "Crafted", "DRE", "KMST", "Mix", "Random"}  # whatever the images
+DRAWS = {"BoundaryEnriched", "Crafted", "DRE", "KMST", "Mix", "NearExamples", "Random"}  # whatever the images
 BY_CHANCE = DRAWS | {"BADGE", "BALD", "DropOutEntropy", "TypiClust"}
 COMPARES_WITH_LABELLED = {"CoreSet", "DistanceSurprise", "ExcludeHard", "FeatureNovelty"}
-COMPARES_WITH_LABELLED |= {"LikelihoodSurprise", "ProbCover", "TypiClust"}
+COMPARES_WITH_LABELLED |= {"LikelihoodSurprise", "NearExamples", "ProbCover", "TypiClust"}
 
 
 def select(acquisition: Any, model: nn.Module, pool: Any, n: int, seed: int = 0, **settings: Any) -> Tensor:

@@ -20,6 +20,7 @@ from robal.acquisition.exclude_hard import ExcludeHard
 from robal.acquisition.first_order import BEST, KMST, FirstOrderLoss
 from robal.acquisition.input_gradient import LowInputGradient
 from robal.acquisition.mcp import MCP, mcp
+from robal.acquisition.near_examples import NearExamples
 from robal.acquisition.novelty import FeatureNovelty, feature_novelty
 from robal.acquisition.of_teacher import OfTeacher
 from robal.acquisition.probcover import ProbCover, probcover
@@ -64,6 +65,7 @@ __all__ = [
     "Margin",
     "MaxEntropy",
     "Mix",
+    "NearExamples",
     "OfTeacher",
     "ProbCover",
     "Random",

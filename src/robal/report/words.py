@@ -254,7 +254,9 @@ def _choosing(plan: Mapping[str, Any]) -> list[str]:
     )
     first = component(mapping(mapping(plan.get("start")).get("recipe")).get("objective") or "")
     how = f", and the first model is trained on them by {first}" if first else ""
-    said = [f"The run starts from {start:,} random labels{how}."] if start is not None else []
+    by = mapping(mapping(plan.get("start")).get("acquisition"))
+    kind = f"labels chosen by {component(by)}" if by.get("name", "Random") != "Random" else "random labels"
+    said = [f"The run starts from {start:,} {kind}{how}."] if start is not None else []
     before = [f"An audit set is labelled first (audit: {plan.get('audit')}), to measure by and not to train on."]
     said = (before if plan.get("audit") else []) + said
     if start == 0:
