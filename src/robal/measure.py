@@ -59,7 +59,10 @@ class Labelled:
         training = pool.labelled[~torch.isin(pool.labelled, torch.cat([bought, meta]))]
         examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
         beside = Examples.of(pool.images.at_rest(meta), pool.labels[meta], meta, "meta") if len(meta) else None
-        examples = Examples.join([examples, kept or Examples.none(), beside or Examples.none()])
+        nobody = (pool.labels == NONE_OF_THESE).nonzero().flatten()
+        outside = Examples.of(pool.images.at_rest(nobody), torch.zeros_like(nobody), nobody, "none")
+        parts = [examples, kept or Examples.none(), beside or Examples.none()]
+        examples = Examples.join([*parts, *([outside] if len(nobody) else [])])
         answered = bought[pool.labels[bought] >= 0]
         validation, free = None, 0
         if len(answered):

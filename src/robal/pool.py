@@ -115,7 +115,8 @@ class Examples:
         images: [E, C, H, W] uint8, or float32 in [0, 1] where uint8 would destroy them (adversarial twins).
         labels: [E] int64.
         origin: [E] int64, the position in the pool; -1 for images from elsewhere.
-        kind: [E] uint8, a position in `KINDS`.
+        kind: [E] uint8, a position in `KINDS`. "meta" and "none" are not trained on: the meta set, and images that are
+            none of the classes, whose label says nothing.
         weight: [E] float32, the weight in the loss.
         targets: [E, K] float32, class probabilities that take the place of the labels in the loss, or None.
     """
@@ -127,8 +128,8 @@ class Examples:
     weight: Tensor
     targets: Tensor | None = None
 
-    KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted", "meta")
-    TRAINED: ClassVar[tuple[str, ...]] = KINDS[:-1]
+    KINDS: ClassVar[tuple[str, ...]] = ("bought", "pseudo", "twin", "crafted", "meta", "none")
+    TRAINED: ClassVar[tuple[str, ...]] = KINDS[:4]
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.images, self.labels, self.origin, self.kind, self.weight)}

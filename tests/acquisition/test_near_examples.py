@@ -107,7 +107,5 @@ def test_a_run_starts_by_it_and_by_clusters(tmp_path: Path) -> None:
 
 def test_a_start_by_what_is_not_there_yet_is_refused(tmp_path: Path) -> None:
     plan = tiny_plan("start.acquisition=ExcludeHard")
-    with pytest.raises(
-        InputError, match=r"start\.acquisition=ExcludeHard needs snapshots, and nothing has"
-    ):
+    with pytest.raises(InputError, match=r"start\.acquisition=ExcludeHard needs snapshots, and nothing has"):
         run(plan, plan.data.load(), tmp_path / "run")

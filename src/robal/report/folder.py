@@ -35,7 +35,8 @@ class Query:
 class Taught:
     """What a teacher said of the pool: how many images have its label, the share of right ones where that is known.
 
-    `unsure` and `disputed` say how many the teacher's confidence and the witness kept out; `collapsed`, that what they
+    `unsure` and `disputed` say how many the teacher's confidence and the witness kept out, `outside` how many it took for
+    none of the classes; `collapsed`, that what they
     let through fell on too few classes and the pool was left out.
     """
 
@@ -43,6 +44,7 @@ class Taught:
     right: float | None = None
     unsure: int = 0
     disputed: int = 0
+    outside: int = 0
     collapsed: bool = False
 
 
@@ -326,8 +328,9 @@ def _bias(row: Mapping[str, Any]) -> dict[str, float]:
 def _taught(row: Mapping[str, Any]) -> Taught | None:
     if not row:
         return None
-    pseudo, unsure, disputed = (max(0, whole(row.get(key)) or 0) for key in ("pseudo", "unsure", "disputed"))
-    return Taught(pseudo, _share(row.get("pseudo_right")), unsure, disputed, row.get("collapsed") is True)
+    keys = ("pseudo", "unsure", "disputed", "outside")
+    pseudo, unsure, disputed, outside = (max(0, whole(row.get(key)) or 0) for key in keys)
+    return Taught(pseudo, _share(row.get("pseudo_right")), unsure, disputed, outside, row.get("collapsed") is True)
 
 
 def _plan(folder: Path) -> tuple[dict[str, Any], str]:

@@ -190,6 +190,7 @@ def trained_beside(row: Round) -> str | None:
         parts.append(f"{_images(pseudo)} under the model's own label{_of_them_right(row.pseudo_right)}")
     if row.taught and row.taught.pseudo:
         out = f", {row.taught.disputed:,} kept out by a witness" if row.taught.disputed else ""
+        out += f", {row.taught.outside:,} taken for none of the classes and left out" if row.taught.outside else ""
         parts.append(
             f"{_images(row.taught.pseudo)} of the pool under a teacher's label{_of_them_right(row.taught.right)}{out}"
         )

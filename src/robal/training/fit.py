@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, distributed, nn
 
 from robal.errors import ContractError, InputError
-from robal.networks import channels_last, gains_from_bfloat16, home_of, in_bfloat16
+from robal.networks import (
+    channels_last,
+    gains_from_bfloat16,
+    home_of,
+    in_bfloat16,
+    with_one_more_class,
+    without_last_class,
+)
 from robal.objectives import Batch, Lesson
 from robal.pool import Examples
 from robal.progress import say, track
@@ -82,6 +89,9 @@ def fit(
             set without one.
         ContractError: when the loss becomes NaN or infinite, or is not one number an example.
     """
+    outside = examples.of_kind("none")
+    if len(outside):
+        examples = examples.of_kind(*Examples.TRAINED, "meta")
     if len(examples) - examples.count("meta") < 2:
         raise InputError(f"training needs at least two examples; {len(examples) - examples.count('meta')} came")
     if recipe.needs_meta and not examples.count("meta"):
@@ -117,7 +127,8 @@ def fit(
     used = torch.zeros(len(unlabelled), dtype=torch.bool)
     used[pool.drawn(len(unlabelled), seed)] = True
     images, guesses = picked(unlabelled, used), torch.full((len(unlabelled),), -1)
-    taught, said, classes = _taught(pool, examples, images, start, seed, checkpoint, what)
+    outside = outside if pool.outside else outside.only(torch.arange(0))
+    taught, said, classes = _taught(pool, examples, images, start, seed, checkpoint, what, outside)
     refused, collapsed = said.refused, said.has_collapsed(classes)
     if collapsed:
         say(f"{what}: pseudo-labels fall on far too few classes, so none is used this time")
@@ -155,8 +166,12 @@ def _taught(
     seed: int,
     checkpoint: Path | None,
     what: str,
+    outside: Examples,
 ) -> tuple[Trained, PseudoLabels, Tensor]:
-    """The teacher, at the cost of teacher and witness; what it says of `images`; the labels that both were taught."""
+    """The teacher, at the cost of teacher and witness; what it says of `images`; the labels that both were taught.
+
+    Where there are images `outside` of all classes, it learns them as one more, which it has forgotten when it comes.
+    """
     bought, witness, spent, earlier = examples.of_kind("bought"), None, 0, 0.0
     lesson = bought if len(bought) > 1 else examples
 
@@ -165,12 +180,20 @@ def _taught(
 
     of_teacher, of_witness = stream(seed, "teacher"), stream(seed, "witness")
     title = f"{what}: the teacher"
-    taught = fit(pool.teacher, lesson, images, start, None, of_teacher, checkpoint=beside("teacher"), what=title)
+    lessons, pupil, classes = lesson, start, 0
+    if len(outside):
+        with_none, classes = with_one_more_class(start.model, stream(seed, "none"))
+        theirs = Examples.of(outside.images, torch.full_like(outside.labels, classes), outside.origin)
+        lessons = Examples.join([lesson, theirs])
+        pupil = Trained(with_none)
+    taught = fit(pool.teacher, lessons, images, pupil, None, of_teacher, checkpoint=beside("teacher"), what=title)
     if pool.witness is not None:
         title = f"{what}: the witness"
         alone = fit(pool.witness, lesson, None, start, None, of_witness, checkpoint=beside("witness"), what=title)
         witness, spent, earlier = alone.model, alone.evaluations, alone.earlier
-    said = pseudo_labels(pool, taught.model, images, witness)
+    said = pseudo_labels(pool, taught.model, images, witness, outside=classes)
+    if classes:
+        taught = replace(taught, model=without_last_class(taught.model))
     both = replace(taught, evaluations=taught.evaluations + spent, earlier=taught.earlier + earlier)
     return both, said, lesson.labels
 

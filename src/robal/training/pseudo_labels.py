@@ -20,11 +20,13 @@ class PseudoLabels:
         probs: [U, K] float32.
         accepted: [U] bool: to be trained on, for the teacher is sure enough and the witness, if any, agrees.
         disputed: of how many the teacher is sure enough and the witness names another class.
+        outside: how many it takes for none of the classes.
     """
 
     probs: Tensor
     accepted: Tensor
     disputed: int = 0
+    outside: int = 0
 
     @property
     def labels(self) -> Tensor:
@@ -33,8 +35,9 @@ class PseudoLabels:
 
     @property
     def refused(self) -> dict[str, int]:
-        """How many each filter kept out: "unsure", the teacher's confidence; "disputed", the witness."""
-        return {"unsure": int((~self.accepted).sum()) - self.disputed, "disputed": self.disputed}
+        """How many each filter kept out: "unsure", the teacher's confidence; "disputed", the witness; "outside"."""
+        unsure = int((~self.accepted).sum()) - self.disputed - self.outside
+        return {"unsure": unsure, "disputed": self.disputed} | ({"outside": self.outside} if self.outside else {})
 
     def examples(self, images: Tensor, soft: bool) -> Examples:
         """The accepted of `images`, [U, C, H, W], as examples of the kind "pseudo"."""
@@ -51,15 +54,27 @@ class PseudoLabels:
 
 
 def pseudo_labels(
-    pool: PoolTraining, teacher: nn.Module, images: Tensor, witness: nn.Module | None = None, batch_size: int = 256
+    pool: PoolTraining,
+    teacher: nn.Module,
+    images: Tensor,
+    witness: nn.Module | None = None,
+    batch_size: int = 256,
+    outside: int = 0,
 ) -> PseudoLabels:
-    """What the teacher says of `images`, [U, C, H, W], uint8 or float32 in [0, 1], unless the witness differs."""
+    """What the teacher says of `images`, [U, C, H, W], uint8 or float32 in [0, 1], unless the witness differs.
+
+    `outside`: where positive, the teacher's class of this number, its last, is that of images of none of the classes.
+    """
     probs = probabilities(teacher, images, batch_size).float()
-    sure = probs.amax(1) >= pool.confidence
+    beyond = torch.zeros(len(images), dtype=torch.bool)
+    if outside:
+        beyond = probs.argmax(1) == outside
+        probs = probs[:, :outside] / probs[:, :outside].sum(1, keepdim=True).clamp_min(1e-12)
+    sure = (probs.amax(1) >= pool.confidence) & ~beyond
     if witness is None:
-        return PseudoLabels(probs, sure)
+        return PseudoLabels(probs, sure, outside=int(beyond.sum()))
     agreed = probabilities(witness, images, batch_size).argmax(1) == probs.argmax(1)
-    return PseudoLabels(probs, sure & agreed, int((sure & ~agreed).sum()))
+    return PseudoLabels(probs, sure & agreed, int((sure & ~agreed).sum()), int(beyond.sum()))
 
 
 def picked(images: Tensor, wanted: Tensor) -> Tensor:

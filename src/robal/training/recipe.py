@@ -198,6 +198,8 @@ class PoolTraining:
         from_teacher: the robust model starts from the teacher's weights; else as the recipe says, which was better in
             our trials.
         images: at most so many unlabelled images are used, drawn at random; None: all.
+        outside: where people have answered that some images are none of the classes, the teacher learns that as one
+            more class, and images that it takes for such get no pseudo-label.
         witness: how a model beside the teacher is trained, from fresh weights and on the bought examples alone, whose
             most likely class must be the teacher's too; None: there is no such model.
 
@@ -213,6 +215,7 @@ class PoolTraining:
     from_teacher: bool = False
     images: int | None = None
     witness: Recipe | None = None
+    outside: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1 or not 0 <= self.confidence <= 1:
