@@ -6,16 +6,27 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robal.engines import Engine, Local, TileFunction
+from robal.engines import Engine, Local, Sharded, TileFunction
 from robal.errors import ContractError, InputError
 from robal.images import Images
-from robal.networks import check_logits, embedding_layer, forward_with_embeddings, frozen, home_of
+from robal.networks import (
+    backbone_of,
+    check_logits,
+    embedding_layer,
+    forward_with_embeddings,
+    frozen,
+    head_of,
+    home_of,
+)
 from robal.pool import Pool
+
+_ROWS = 65_536
 
 
 def logits_of(model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -32,6 +43,11 @@ class Forward:
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         logits, embeddings = forward_with_embeddings(model, batch, self.features)
         return {"logits": logits, "embeddings": embeddings}
+
+
+def embed(model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Embeddings of a tile, by a network without its head."""
+    return {"embeddings": model(batch)}
 
 
 def ask(model: nn.Module, images: Images, indices: Tensor) -> Tensor:
@@ -67,6 +83,8 @@ class Candidates:
         snapshots: saved states of the training, oldest first.
         history: the metrics of earlier rounds; acquisition functions may read its validation figures, never test.
         features: the submodule whose input is the embedding; None: the network's own, or its last nn.Linear.
+        store: a folder in which the embeddings of the whole pool are kept, for a model of which the head alone is
+            trained: what comes before it need not be computed again. None: there is none.
     """
 
     model: nn.Module
@@ -78,12 +96,15 @@ class Candidates:
     history: Sequence[Mapping[str, Any]] = ()
     features: str | None = None
     proxy: nn.Module | None = None
+    store: Path | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @cached_property
     def _forward(self) -> dict[str, Tensor]:
+        if self.store is not None and self._head_is_last:
+            return self._by_head(self.store)
         try:
             embedding_layer(self.model, self.features)
             rows = self._mapped(Forward(self.features), 0)
@@ -96,6 +117,32 @@ class Candidates:
             raise
         if len(self):
             check_logits(rows["logits"], len(self.pool.classes))
+        return rows
+
+    @property
+    def _head_is_last(self) -> bool:
+        """Whether logits are the head's of the embedding, with nothing after it, as eight images show."""
+        few = self.indices[:8]
+        if not len(few) or self.features is not None:
+            return False
+        home = home_of(self.model)
+        batch = self.pool.images.batch(few, home)
+        with frozen(self.model), torch.no_grad():
+            before, (_, head) = backbone_of(self.model).eval(), head_of(self.model)
+            embeddings = before(batch)
+            return embeddings.ndim == 2 and torch.allclose(head(embeddings), self.model(batch), atol=1e-5)
+
+    def _by_head(self, store: Path) -> dict[str, Tensor]:
+        """Logits of embeddings that are computed once, for the whole pool, and kept."""
+        everything = torch.arange(len(self.pool))
+        before, (_, head) = backbone_of(self.model), head_of(self.model)
+        kept = Sharded(str(store)).map(embed, before, self.pool.images, everything, 0)["embeddings"]
+        embeddings = kept[self.indices]
+        with frozen(self.model), torch.no_grad():
+            device = home_of(self.model)
+            logits = [head(part.to(device)).cpu() for part in embeddings.split(_ROWS)]
+        rows = {"embeddings": embeddings, "logits": torch.cat(logits)}
+        check_logits(rows["logits"], len(self.pool.classes))
         return rows
 
     def check_model(self) -> None:

@@ -26,13 +26,17 @@ from robal.objectives import Natural
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
 from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
-from robal.progress import track
+from robal.progress import say, track
 from robal.records import WEIGHTS, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.suspects import describe_labels, out_of_fold, queue
 from robal.threats import with_threat
 from robal.training import Trained, fit
 
+PRETRAINED = (
+    "The weights that training begins from may cost robustness: standard pre-training can lower it even under "
+    "adversarial fine-tuning (arXiv 2312.05716). Compare with a run without them."
+)
 _PROXY = "proxy-weights.safetensors"
 _SCRATCH = ("training*", "pool-*", "proxy*", "suspects*")  # files of a round at work, without their suffix
 
@@ -118,6 +122,8 @@ def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
         write_records(place, plan, data)
         with same_numerics(place):
             state, previous = load(plan, data, place)
+            if not state.history and plan.is_pretrained:
+                say(PRETRAINED)
             yield state
             left = range(state.round, state.round if state.is_over(plan) else plan.rounds + 1)
             for number in track(left, "rounds", plan.rounds + 1, state.round):
@@ -146,6 +152,8 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         place.save_question(0, nothing, note)
         return replace(state, question=nothing, note=note)
     candidates, scratch = candidates_of(plan, state, previous), place.round(state.round) / "teacher.safetensors"
+    if plan.start.recipe.backbone == plan.recipe.backbone == 0:
+        candidates = replace(candidates, store=place.path / "features")
     if not first and "teacher" in needs_of(plan.acquisition):
         beside = previous.teacher
         if beside is None:
@@ -493,7 +501,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data, state.pool.classes)
     if plan.start.weights and not history:
-        load_weights(trained.model, place.path / WEIGHTS)
+        load_weights(trained.model, place.path / WEIGHTS, head_may_differ=plan.start.labels > 0)
     if history:
         examples = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta).examples
         objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective

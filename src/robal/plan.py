@@ -17,7 +17,7 @@ from robal.datasets import Dataset, known_name, load
 from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.learning_curves import FEWEST
-from robal.networks import Architecture, LeNet5
+from robal.networks import Architecture, LeNet5, head_of
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
 from robal.oracles import Hidden, Oracle
@@ -177,8 +177,8 @@ class Start:
         labels: how many; 0 where `data.train` brings labels: round 0 then asks nothing.
         recipe: of round 0. DRE's protocol starts from natural training.
         weights: a safetensors file of the network's tensors, or a run's model.safetensors, that the first model starts
-            from; a copy goes into the run folder. Without first labels it is the first model as it is, and `recipe` is
-            left aside.
+            from; a copy goes into the run folder. A head for other classes is left out: so a pretrained backbone is
+            brought in. Without first labels it is the first model as it is, and `recipe` is left aside.
         acquisition: which images they are; anything but `Random` (`TypiClust` for a cold start by clusters,
             `NearExamples` by examples) goes by the network before it is trained here, and so needs a pretrained one.
     """
@@ -428,6 +428,12 @@ class Plan:
         return 7 if isinstance(self.oracle, Hidden) and self.oracle.noise else 1
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether training begins from weights that were learned elsewhere."""
+        of_network = getattr(self.network, "weights", "") or getattr(self.network, "pretrained", False)
+        return bool(of_network or (self.start.weights and self.start.labels))
+
+    @property
     def trains_at_start(self) -> bool:
         """Whether round 0 trains: not where it is given a model and buys no label."""
         return bool(self.start.labels or not self.start.weights)
@@ -512,6 +518,8 @@ class Plan:
                 wanted = " ".join(f"{name}.snapshots={min(5, recipe.epochs)}" for name, recipe in lacking.items())
                 name = type(self.acquisition).__name__
                 raise InputError(f"{name} looks at snapshots of the training and none are kept; add {wanted}")
+        if any(recipe.head_apart for recipe in (self.start.recipe, self.recipe)):
+            head_of(self.network(data.images.shape, len(data.classes), self.seed))
         beside = proxy_in(self.acquisition)
         for network in (self.network, *([] if beside is None else [beside.network])):
             network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images

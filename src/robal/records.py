@@ -50,7 +50,8 @@ def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
     if not (place.path / "plan.yaml").exists():
         if plan.start.weights:
             model = plan.network(data.images.shape, len(data.classes), plan.seed)
-            load_weights(model, Path(plan.start.weights))  # before anything is written
+            fresh_head = plan.start.labels > 0
+            load_weights(model, Path(plan.start.weights), head_may_differ=fresh_head)  # before anything is written
             with whole(place.path / WEIGHTS) as temporary:
                 shutil.copyfile(plan.start.weights, temporary)
         write(place.path / "plan.yaml", f"# robal {__version__}\n{to_yaml(plan)}")

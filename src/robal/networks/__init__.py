@@ -4,7 +4,7 @@ from robal.networks.building import Architecture
 from robal.networks.custom import Custom, load_weights
 from robal.networks.dropout import DropoutPasses, dropout_places
 from robal.networks.features import embedding_layer, forward_with_embeddings
-from robal.networks.head import head_of, with_one_more_class, without_last_class
+from robal.networks.head import backbone_of, head_of, with_one_more_class, without_last_class
 from robal.networks.intervals import interval_bounds, is_affine
 from robal.networks.layout import channels_last, home_of
 from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
@@ -12,6 +12,7 @@ from robal.networks.logits import check_logits
 from robal.networks.modes import dropout_layers, frozen, mc_dropout
 from robal.networks.normalise import Normalise
 from robal.networks.precision import answering_in_float32, gains_from_bfloat16, in_bfloat16
+from robal.networks.pretrained import Timm
 from robal.networks.resnet import PreActResNet, PreActResNet18, ResNet18
 from robal.networks.vgg import VGG8, VGG8DFAL, VGG16
 
@@ -30,7 +31,9 @@ __all__ = [
     "PreActResNet",
     "PreActResNet18",
     "ResNet18",
+    "Timm",
     "answering_in_float32",
+    "backbone_of",
     "channels_last",
     "check_logits",
     "dropout_layers",
@@ -62,4 +65,5 @@ ALIASES: dict[str, str] = {
     "preact_resnet": "PreActResNet",
     "preact_resnet18": "PreActResNet18",
     "custom": "Custom",
+    "timm": "Timm",
 }

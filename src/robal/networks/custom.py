@@ -29,7 +29,8 @@ class Custom:
     Args:
         factory: "package.module:function"; the function (or nn.Module class) is called with the arguments it names
             `shape` and `classes`, else with nothing where it asks for nothing, else with (shape, classes).
-        weights: path of a safetensors file with exactly the module's keys; "": as the factory made it.
+        weights: path of a safetensors file with exactly the module's keys; "": as the factory made it. A head, the last
+            nn.Linear, for other classes stays as the factory made it: so a pretrained backbone is brought in.
         mean, std: normalisation put before the module, one number a channel; None: none.
         features: the layer whose input is the embedding, by its name in the factory's module; "": the module's own
             attribute `features`, else its last Linear.
@@ -63,7 +64,7 @@ class Custom:
         with seeded(seed):
             model = _call(factory, self.factory, shape, classes)
             if self.weights:
-                load_weights(model, Path(self.weights))
+                load_weights(model, Path(self.weights), head_may_differ=True)
             model = self._wrap(model, shape)
             _probe(model, self.factory, shape, classes)
         return model
@@ -120,8 +121,16 @@ def _call(factory: Callable[..., Any], name: str, shape: Shape, classes: int) ->
     return model
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, head_may_differ: bool = False) -> bool:
     """Read a safetensors file of exactly the model's tensors into it; or the `model.safetensors` of a run's round.
+
+    Args:
+        model: is changed.
+        path: the file.
+        head_may_differ: whether the last nn.Linear may be another's, of other classes: then it stays as it is.
+
+    Returns:
+        Whether the head was read too.
 
     Raises DataMissing and DataCorrupt for the file, InputError for the weights of another network.
     """
@@ -129,8 +138,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise DataMissing(f"weights: there is no file {str(path)!r}")
     try:
         with safe_open(path, "pt") as file:
-            of_run = {key.removeprefix("model:"): file.get_tensor(key) for key in file.keys() if key[:6] == "model:"}  # noqa: SIM118
-        if of_run:
+            names = list(file.keys())
+            of_run = {key.removeprefix("model:"): file.get_tensor(key) for key in names if key[:6] == "model:"}
+            head, other = _head_in(model, file, bool(of_run)) if head_may_differ else ((), {})
+        if other:
+            missing, unexpected = model.load_state_dict(other, strict=False)
+            missing = [name for name in missing if name not in head]
+        elif of_run:
             missing, unexpected = model.load_state_dict(of_run, strict=False)
         else:
             missing, unexpected = load_model(model, str(path), strict=False)
@@ -143,6 +157,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"weights: {str(path)!r} is of another network: "
             f"it lacks {_some(missing)}; the network does not know {_some(unexpected)}"
         )
+    return not other
+
+
+def _head_in(model: nn.Module, file: Any, of_run: bool) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:
+    """The names of the model's head, and the file's tensors without its own where that has other classes; else none."""
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        return (), {}
+    prefix, state = "model:" if of_run else "", model.state_dict()
+    head = tuple(name for name in state if name.rpartition(".")[0] == layers[-1])
+    theirs = {key.removeprefix(prefix): key for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+    is_same = all(
+        name in theirs and list(file.get_slice(theirs[name]).get_shape()) == list(state[name].shape) for name in head
+    )
+    if is_same:
+        return head, {}
+    return head, {name: file.get_tensor(key) for name, key in theirs.items() if name not in head}
 
 
 def _some(keys: Any) -> str:

@@ -56,3 +56,13 @@ def _with_head(model: nn.Module, head: nn.Linear) -> nn.Module:
         return head
     changed.set_submodule(name, head)
     return changed
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """A copy that returns embeddings, [B, d], instead of logits: its head is gone."""
+    changed = copy.deepcopy(model)
+    name, head = head_of(changed)
+    if not name:
+        return nn.Flatten()
+    changed.set_submodule(name, nn.Identity().train(head.training))
+    return changed

@@ -35,9 +35,8 @@ class Query:
 class Taught:
     """What a teacher said of the pool: how many images have its label, the share of right ones where that is known.
 
-    `unsure` and `disputed` say how many the teacher's confidence and the witness kept out, `outside` how many it took for
-    none of the classes; `collapsed`, that what they
-    let through fell on too few classes and the pool was left out.
+    `unsure` and `disputed` say how many the teacher's confidence and the witness kept out, `outside` how many it took
+    for none of the classes; `collapsed`, that what they let through fell on too few classes and was left out.
     """
 
     pseudo: int

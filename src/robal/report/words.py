@@ -116,6 +116,12 @@ def cautions(record: RunRecord) -> list[str]:
             said.append(f"{row.unforeseen:,} test images are of classes that nobody has named yet, and count as wrong.")
         if row.measured_on == "validation":
             said.append("There is no test set: the numbers come from validation images, which training has looked at.")
+    network, start = mapping(record.plan.get("network")), mapping(record.plan.get("start"))
+    if network.get("weights") or network.get("pretrained") or (start.get("weights") and start.get("labels")):
+        said.append(
+            "Training began from weights that were learned elsewhere, which can lower robustness even under "
+            "adversarial fine-tuning (arXiv 2312.05716): compare with a run without them."
+        )
     if row is not None and (beside := trained_beside(row)):
         said.append(beside)
     if collapsed := [str(each.number) for each in record.rounds if each.taught and each.taught.collapsed]:
@@ -299,7 +305,9 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
     said = [f"{who} is trained by {how}" + (f"; {', '.join(with_)}" if with_ else "") + "."] if recipe else []
     if "warm_start" in recipe:
         said.append("Each round goes on from the last model." if recipe["warm_start"] else "Each round starts afresh.")
-    return said + ([f"The adversary may move every image by {under}."] if under else [])
+    resized = whole(mapping(plan.get("data")).get("resize"))
+    after = f", of intensities in [0, 1] after resizing to {resized} × {resized}" if resized else ""
+    return said + ([f"The adversary may move every image by {under}{after}."] if under else [])
 
 
 def plan_in_words(record: RunRecord) -> str:

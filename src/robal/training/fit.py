@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -17,6 +18,7 @@ from robal.errors import ContractError, InputError
 from robal.networks import (
     channels_last,
     gains_from_bfloat16,
+    head_of,
     home_of,
     in_bfloat16,
     with_one_more_class,
@@ -232,7 +234,11 @@ def _train(
         )
     averaged = copy.deepcopy(model).eval() if recipe.average else None
     beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]
-    optimiser = recipe.optimiser.build([*model.parameters(), *beside])
+    backbone, groups = _apart(recipe, model)
+    if groups:
+        optimiser = recipe.optimiser.build([*groups, {"params": beside}] if beside else groups)
+    else:
+        optimiser = recipe.optimiser.build([*model.parameters(), *beside])
     if recipe.keep_optimiser and previous.optimiser:
         load_optimiser(optimiser, previous.optimiser)  # of the model alone: a companion may be another one's
     parts = [module for module in (model, companion, averaged) if module is not None]
@@ -256,6 +262,7 @@ def _train(
         numbers, best, snapshots = restore(checkpoint, parts, optimiser)
         done, best_score, best_epoch, spent, earlier = (numbers.get(name, 0) for name in _NUMBERS)
     at = taken = min(done * per_epoch, total)
+    probing = total if recipe.backbone == 0 else round(recipe.probe * total)
     if recipe.precision == "bfloat16" and not gains_from_bfloat16(device):
         say(f"{what}: this processor has no instructions for bfloat16; precision=float32 would be faster")
 
@@ -265,18 +272,25 @@ def _train(
             if place == 0:
                 if recipe.patience is not None and epoch - best_epoch >= recipe.patience:
                     break
-                model.train()
                 shown = batches(recipe, examples, unlabelled, generator(seed, "order", epoch), device)
+            if place == 0 or step == probing:
+                model.train()
+                for weight in backbone:
+                    weight.requires_grad_(step >= probing)
+                if step < probing:
+                    model.eval()
+                    head_of(model)[1].train()
             noise = generator(seed, "batch", epoch, place, *team.named())
             # dropout layers draw from torch's own stream
             torch.manual_seed(stream(seed, "dropout", epoch, place, *team.named()))
             for group in optimiser.param_groups:
-                group["lr"] = recipe.optimiser.lr * recipe.schedule.factor(step, total, previous.steps)
+                factor = group.get("factor", 1.0) * recipe.schedule.factor(step, total, previous.steps)
+                group["lr"] = recipe.optimiser.lr * factor
                 momentum = recipe.schedule.momentum(step, total, previous.steps)
                 if momentum is not None:
                     group["momentum"] = momentum
             whole = next(shown)
-            batch, factor = team.share(whole)
+            batch, weight_of_share = team.share(whole)
             batch = replace(batch, inputs=recipe.augmentation(batch.inputs, noise))
             if batch.unlabelled is not None:
                 batch = replace(batch, unlabelled=recipe.augmentation(batch.unlabelled, noise))
@@ -293,7 +307,7 @@ def _train(
                     f"{type(recipe.objective).__name__} must return one loss for each of {len(batch.weights)} "
                     f"examples; it returned {list(losses.shape)}"
                 )
-            loss = (losses * batch.weights).mean() * factor
+            loss = (losses * batch.weights).mean() * weight_of_share
             if not torch.isfinite(loss):
                 raise ContractError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower the learning rate")
             optimiser.zero_grad(set_to_none=True)
@@ -322,6 +336,8 @@ def _train(
                 numbers = dict(zip(_NUMBERS, (epoch + 1, float(best_score), best_epoch, spent, seconds), strict=True))
                 tensors = named("now", tensors_of(parts, optimiser)) | named("best", best) | numbered(snapshots)
                 save_tensors(checkpoint, tensors, numbers)
+    for weight in backbone:
+        weight.requires_grad_(True)
     if recipe.keep == "best":
         put_back(best, parts, optimiser)
     if len(snapshots) < recipe.snapshots:  # patience ended it: the last snapshot is of the end
@@ -341,6 +357,16 @@ def _train(
         earlier=earlier,
         score=best_score if recipe.keep == "best" else math.nan,
     )
+
+
+def _apart(recipe: Recipe, model: nn.Module) -> tuple[list[nn.Parameter], list[dict[str, Any]]]:
+    """Weights of the backbone, and the optimiser's groups of backbone and head; nothing where these are one."""
+    if not recipe.head_apart:
+        return [], []
+    of_head = list(head_of(model)[1].parameters())
+    own = {id(weight) for weight in of_head}
+    backbone = [weight for weight in model.parameters() if id(weight) not in own and weight.requires_grad]
+    return backbone, [{"params": backbone, "factor": recipe.backbone}, {"params": of_head}]
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from robal.errors import InputError
+
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]  # weights, or torch's groups of them
 
 
 @runtime_checkable
@@ -20,7 +22,7 @@ class Optimiser(Protocol):
     @property
     def lr(self) -> float: ...
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Adam:
     def __post_init__(self) -> None:
         _check(self.lr, self.weight_decay)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
 
@@ -51,7 +53,7 @@ class SGD:
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum lies in [0, 1); {self.momentum} came")
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )

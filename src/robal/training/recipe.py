@@ -51,6 +51,9 @@ class Recipe:
             is none: each attacks its share of every batch by itself, and gradients are summed. With fewer than
             2 · devices images a batch is not shared. The result is that of one device but for the noise of
             attacks and BatchNorm, whose statistics are of each share. Teacher and witness say their own.
+        backbone: factor of the learning rate for all but the head, the last linear layer, in [0, 1]. 0: what comes
+            before the head stays as it is, BatchNorm's statistics included, which is linear probing.
+        probe: share of the steps, at first, in which the head alone is trained, in [0, 1): probing, then fine-tuning.
         precision: of the forward and backward passes, crafting included. "bfloat16" trains a small residual network
             about twice as fast on processors with instructions for it, and LeNets no faster; weights, losses and
             whatever is measured stay float32.
@@ -79,8 +82,16 @@ class Recipe:
     restarts: int = 1
     precision: Precision = "float32"
     devices: int = 1
+    backbone: float = 1.0
+    probe: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.backbone <= 1 or not 0 <= self.probe < 1:
+            raise InputError(f"backbone lies in [0, 1] and probe in [0, 1); {self.backbone} and {self.probe} came")
+        if self.head_apart and self.needs_meta:
+            raise InputError(
+                f"{type(self.objective).__name__} learns by steps of the whole network: leave out backbone, probe"
+            )
         if self.devices < 1 or (self.devices > 1 and self.batch_size < 2 * self.devices):
             raise InputError(
                 f"devices is 1 or more, with at least two images of a batch for each; {self.devices} devices and a "
@@ -121,6 +132,11 @@ class Recipe:
                 f'of {self.restarts} restarts the best by validation is kept: they go with keep="best", '
                 "warm_start=false and pool=null"
             )
+
+    @property
+    def head_apart(self) -> bool:
+        """Whether the head is trained otherwise than what comes before it."""
+        return self.backbone < 1 or self.probe > 0
 
     @property
     def looks_at_the_pool(self) -> bool:
