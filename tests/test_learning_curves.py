@@ -41,10 +41,11 @@ def test_the_posterior_is_that_of_brute_force() -> None:
 def test_the_band_holds_what_is_drawn_from_the_model() -> None:
     draw, inside = np.random.default_rng(3), []
     for _ in range(200):
-        level, slope, bend = draw.normal(0.5, 1.0), draw.normal(0.3, 0.3), draw.choice([0.25, 0.5, 1.0])
+        level, slope, bend = draw.normal(0.5, 1.0), draw.normal(0.3, 0.3), draw.choice([0.5, 1.0, 2.0])
         noise = draw.choice([0.03, 0.1, 0.2])
         n = np.array([*LABELS, 1200])
         z = level + slope * (1 - (n / 600) ** -bend) / bend + draw.normal(0, noise, len(n))
+        z[-1] += 0.3 * np.log(2) * draw.normal()
         expected = fitted(LABELS, expit(z[:-1])).at(1200)
         inside.append(expected.low <= expit(z[-1]) <= expected.high)
     assert 0.84 <= np.mean(inside) <= 0.96  # of 90 %
@@ -69,7 +70,7 @@ def test_more_rounds_make_the_band_narrower_and_more_labels_wider() -> None:
 def test_where_nothing_rises_nothing_is_gained() -> None:
     flat = fitted(LABELS, [0.80, 0.81, 0.80, 0.80, 0.81, 0.80])
     assert abs(flat.at(700).gain) < 0.005
-    assert flat.gains_less(700, 0.01) > 0.95
+    assert flat.gains_less(700, 0.01) > 0.9
     steep = fitted(LABELS, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert steep.gains_less(700, 0.01) < 0.05
 

@@ -7,7 +7,8 @@ The log-odds z of a rate, of a model trained on n labels, are, near the last mea
 a power law that flattens with c and is a logarithm at c = 0: v is the level at n_L, g the gain there per e-fold of
 labels. What is known of the four beforehand is wide: v and g normal, c and σ spread over a grid. Of v and g the
 posterior is exact for each c and σ; these count by how well they explain the measured points. What is no power law, a
-training that fails in one round, goes into σ, and with it into the band.
+training that fails in one round, goes into σ, and with it into the band; and since no curve goes on for ever, the
+log-odds may also drift off, by a normal number of spread 0.3 ln(n / n_L).
 
 The prior was chosen on recorded runs, and the band checked on others: `benchmarks/forecast.py`.
 
@@ -17,6 +18,7 @@ Source: of power laws, Hestness et al. 2017, arXiv 1712.00409; of summing over w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +29,8 @@ from scipy.special import expit, logit
 from robal.errors import InputError
 
 FEWEST = 3  # measured points
-_BENDS = np.array([1e-3, 0.25, 0.5, 1.0])
+_BENDS = np.array([1e-3, 0.5, 1.0, 2.0])
+_DRIFT = 0.3
 _SPREADS = np.geomspace(0.02, 1.0, 16)
 _MEAN, _SPREAD = np.array([0.0, 0.3]), np.array([3.0, 0.5])  # beforehand, of v and g
 _LEAST = 0.003  # rates nearer to 0 or 1 are moved there, for their log-odds
@@ -64,6 +67,7 @@ class Curve:
         last: n_L.
         level, slope, bend: v, g and c.
         noise: what one measurement may be off, in log-odds.
+        drift: by how much they leave the curve, for each e-fold of labels.
     """
 
     last: float
@@ -71,12 +75,12 @@ class Curve:
     slope: Array
     bend: Array
     noise: Array
+    drift: Array
 
     def at(self, labels: int, probability: float = 0.9) -> Expected:
         """What to expect with so many labels in all."""
         ends = ((1 - probability) / 2, 0.5, (1 + probability) / 2)
-        risen = self.level + self.slope * _rise(labels / self.last, self.bend)
-        low, rate, high = np.quantile(expit(risen + self.noise), ends)
+        low, rate, high = np.quantile(expit(self._risen(labels) + self.noise), ends)
         least, gain, most = np.quantile(self._gains(labels), ends)
         return Expected(labels, float(rate), float(low), float(high), float(gain), float(most - least) / 2)
 
@@ -85,9 +89,12 @@ class Curve:
         return float((self._gains(labels) < gain).mean())
 
     def _gains(self, labels: int) -> Array:
-        risen = self.level + self.slope * _rise(labels / self.last, self.bend)
-        found: Array = expit(risen) - expit(self.level)
+        found: Array = expit(self._risen(labels)) - expit(self.level)
         return found
+
+    def _risen(self, labels: int) -> Array:
+        times = labels / self.last
+        return self.level + self.slope * _rise(times, self.bend) + self.drift * math.log(times)
 
 
 def fitted(labels: Sequence[int], rates: Sequence[float]) -> Curve:
@@ -102,7 +109,7 @@ def fitted(labels: Sequence[int], rates: Sequence[float]) -> Curve:
 
     >>> curve = fitted([100, 200, 300, 400, 500], [0.5, 0.6, 0.65, 0.68, 0.70])
     >>> f"{curve.at(1000).gain:.2f}"
-    '0.05'
+    '0.06'
     """
     if len(labels) != len(rates) or len(labels) < FEWEST:
         raise InputError(f"a learning curve is fitted to at least {FEWEST} measured rounds; there are {len(rates)}")
@@ -123,9 +130,10 @@ def fitted(labels: Sequence[int], rates: Sequence[float]) -> Curve:
     weights = np.exp(likelihood - likelihood.max())
     draw = np.random.default_rng(0)
     which = draw.choice(len(weights), _DRAWN, p=weights / weights.sum())
-    normal = draw.standard_normal((_DRAWN, 3))
+    normal = draw.standard_normal((_DRAWN, 4))
     both = (_MEAN + moved)[which] + (np.linalg.cholesky(covariance)[which] @ normal[:, :2, None])[:, :, 0]
-    return Curve(float(n[-1]), both[:, 0], both[:, 1], bends[which], spreads[which] * normal[:, 2])
+    noise, drift = spreads[which] * normal[:, 2], _DRIFT * normal[:, 3]
+    return Curve(float(n[-1]), both[:, 0], both[:, 1], bends[which], noise, drift)
 
 
 def _rise(times: float | Array, bend: Array) -> Array:

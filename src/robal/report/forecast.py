@@ -106,7 +106,7 @@ def forecast(folder: Path, more: Sequence[int] = (), probability: float = 0.9, p
     if not 0 < probability < 1 or any(count < 1 for count in more) or (price is not None and price < 0):
         raise InputError("a forecast needs labels >= 1, a probability in (0, 1) and a price >= 0")
     record = read(folder, strips=False)
-    rows = _comparable(record)
+    rows = comparable(record)
     if len(rows) < FEWEST:
         left_out = (
             "; round 0 is trained otherwise than the later ones and does not count" if _starts_apart(record) else ""
@@ -143,7 +143,7 @@ def _starts_apart(record: RunRecord) -> bool:
     return mapping(first.get("objective")).get("name") != mapping(later.get("objective")).get("name")
 
 
-def _comparable(record: RunRecord) -> list[Round]:
+def comparable(record: RunRecord) -> list[Round]:
     """The rounds of one curve: each with more labels than the one before."""
     rows = [row for row in record.rounds if row.accuracy and not (row.number == 0 and _starts_apart(record))]
     rising: list[Round] = []
