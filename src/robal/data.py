@@ -291,7 +291,7 @@ class Data:
             kept = there.nonzero().flatten()
             images = InMemory(validation.images.at_rest(kept))
             validation = Split(images, validation.labels[kept]) if len(kept) else None
-        about = f"{self.about.removesuffix('.')}; nobody has thought of {', '.join(names)} yet."
+        about = f"{self.about.removesuffix('.')}; nobody had thought of {', '.join(names)} at first."
         return replace(self, validation=validation, unforeseen=tuple(names), about=about)._numbered(left)
 
     def as_known_by(self, classes: tuple[str, ...]) -> Data:
