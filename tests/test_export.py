@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import robal.export
 from robal.cli import main
 from robal.data import Data
-from robal.errors import ContractError, InputError
+from robal.errors import ContractError, InputError, RunFolderError
 from robal.evaluation import predict
-from robal.export import Exported, Session, apart, exact, export
+from robal.export import Exported, Session, apart, exact, export, trained_on
 from robal.folder import RunFolder
 from robal.images import InMemory, unit
 from robal.loop import load, run
@@ -182,3 +182,27 @@ def test_without_the_packages_it_says_which_command_brings_them(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"pip install 'robal\[onnx\]'"):
         export(folder, tmp_path / "m.onnx")
+
+
+def test_other_images_than_the_runs_are_refused(
+    source: Data, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = replace(source, images=InMemory(255 - source.images.at_rest(torch.arange(len(source.images)))))
+    monkeypatch.setattr(type(tiny_plan().data), "load", lambda self: other)
+    with pytest.raises(RunFolderError, match="was begun with other images or labels"):
+        export(folder, tmp_path / "m.onnx")
+
+
+def test_a_radius_below_a_step_of_8_bits_is_no_figure(written: Exported) -> None:
+    plain = written.files[0]
+    pixels, labels = torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4)
+    found = robal.export._again(plain, plain, pixels, labels, "test", Linf(0.002), 3, 0)
+    assert [one["what"] for one in found] == ["accuracy, ONNX", "accuracy, ONNX, int8"]
+
+
+def test_8_bits_are_calibrated_on_nothing_that_was_kept_apart(source: Data, tmp_path: Path) -> None:
+    plan = tiny_plan("rounds=1", "audit=20", "validation.bought_share=0.2")
+    state = run(plan, source, tmp_path / "run")
+    chosen = trained_on(state)
+    assert len(chosen) == 40
+    assert not torch.isin(chosen, torch.cat([state.validation, state.meta, state.audit[0]])).any()

@@ -124,5 +124,5 @@ def test_an_empty_part_changes_nothing() -> None:
 def test_examples_whose_parts_differ_in_length_are_refused() -> None:
     with pytest.raises(InputError, match=r"differ in length: \[2, 3\]"):
         Examples.of(torch.zeros(3, 1, 1, 1), at(0, 1))
-    with pytest.raises(InputError, match="one of bought, pseudo, twin, crafted, meta; not 'stolen'"):
+    with pytest.raises(InputError, match="one of bought, pseudo, twin, crafted, meta, none; not 'stolen'"):
         Examples.of(torch.zeros(1, 1, 1, 1), at(0), kind="stolen")

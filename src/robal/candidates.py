@@ -21,6 +21,7 @@ from robal.networks import (
     embedding_layer,
     forward_with_embeddings,
     frozen,
+    head_makes_logits,
     head_of,
     home_of,
 )
@@ -121,22 +122,27 @@ class Candidates:
 
     @property
     def _head_is_last(self) -> bool:
-        """Whether logits are the head's of the embedding, with nothing after it, as eight images show."""
+        """Whether the head makes logits of the embedding, and a copy without it the embedding, by eight images."""
         few = self.indices[:8]
         if not len(few) or self.features is not None:
             return False
-        home = home_of(self.model)
-        batch = self.pool.images.batch(few, home)
-        with frozen(self.model), torch.no_grad():
-            before, (_, head) = backbone_of(self.model).eval(), head_of(self.model)
-            embeddings = before(batch)
-            return embeddings.ndim == 2 and torch.allclose(head(embeddings), self.model(batch), atol=1e-5)
+        batch = self.pool.images.batch(few, home_of(self.model))
+        try:
+            before, (_, head) = backbone_of(self.model), head_of(self.model)
+            if embedding_layer(self.model) is not head or not head_makes_logits(self.model, batch):
+                return False
+            with frozen(self.model), frozen(before), torch.no_grad():
+                _, embeddings = forward_with_embeddings(self.model, batch)
+                return torch.equal(before(batch), embeddings)
+        except Exception:  # of somebody's network, which may need its head for more than logits
+            return False
 
     def _by_head(self, store: Path) -> dict[str, Tensor]:
         """Logits of embeddings that are computed once, for the whole pool, and kept."""
-        everything = torch.arange(len(self.pool))
+        kind: Any = self.engine if hasattr(self.engine, "folder") else Sharded()
+        engine, everything = replace(kind, folder=str(store)), torch.arange(len(self.pool))
         before, (_, head) = backbone_of(self.model), head_of(self.model)
-        kept = Sharded(str(store)).map(embed, before, self.pool.images, everything, 0)["embeddings"]
+        kept: Tensor = engine.map(embed, before, self.pool.images, everything, 0)["embeddings"]
         embeddings = kept[self.indices]
         with frozen(self.model), torch.no_grad():
             device = home_of(self.model)

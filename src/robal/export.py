@@ -28,12 +28,12 @@ from robal.images import unit
 from robal.loop import State, load
 from robal.plan import Plan
 from robal.progress import say
-from robal.records import plan_of
+from robal.records import check_same_run, plan_of
 from robal.report.card import as_json, as_markdown, card, figure
 from robal.report.folder import read
 from robal.report.rates import Rate
 from robal.report.words import epsilon
-from robal.seeds import stream
+from robal.seeds import generator, stream
 from robal.threats import Linf, Threat
 
 TOLERANCE = 1e-4
@@ -126,6 +126,7 @@ def export(
     source = plan.data.load()
     place = RunFolder(run)
     with place.locked():
+        check_same_run(place, plan, source)
         state, trained = load(plan, source, place)
     if not state.history:
         raise InputError(f"{run} has finished no round yet, so there is no model to export")
@@ -153,9 +154,8 @@ def export(
         }
         small = onnx.with_name(f"{onnx.stem}.int8.onnx")
         if int8:
-            trained_on = state.pool.labelled[:_CALIBRATION]
             with whole(small) as eight:
-                _quantised(temporary, eight, state.pool.images.at_rest(trained_on))
+                _quantised(temporary, eight, state.pool.images.at_rest(trained_on(state)))
                 some, theirs = pixels[:images], labels[:images]
                 given["figures"] = _again(temporary, eight, some, theirs, of, plan.threat, queries, plan.seed)
         else:
@@ -171,17 +171,27 @@ def export(
 def measured_on(source: Data, state: State) -> tuple[Tensor, Tensor, str]:
     """The test images at rest, their labels and what they are; else those of the audit; else some bought ones.
 
-    Raises InputError where there are none of them.
+    Test images of classes that nobody has named are left out. Raises InputError where there are none of them.
     """
-    if source.test is not None:
-        return source.test.images.at_rest(torch.arange(len(source.test))), source.test.labels, "test images"
+    test, classes = source.as_known_by(state.pool.classes).test, len(state.pool.classes)
+    if test is not None and bool((test.labels < classes).any()):
+        there = (test.labels < classes).nonzero().flatten()
+        of = "test images" + ("" if len(there) == len(test) else " of classes that have been named")
+        return test.images.at_rest(there), test.labels[there], of
     known = state.audit[1] >= 0
     if bool(known.any()):
         return source.images.at_rest(state.audit[0][known]), state.audit[1][known], "images of the audit set"
-    bought = state.pool.labelled[:_CALIBRATION]
+    bought = trained_on(state)
     if not len(bought):
         raise InputError("there is no image with a label to check the exported model on")
     return source.images.at_rest(bought), state.pool.labels[bought], "images that it was trained on"
+
+
+def trained_on(state: State) -> Tensor:
+    """[n] int64: some bought images, drawn at random, that are neither of validation nor of the meta set."""
+    beside = torch.cat([state.validation, state.meta])
+    bought = state.pool.labelled[~torch.isin(state.pool.labelled, beside)]
+    return bought[torch.randperm(len(bought), generator=generator(0, "calibration"))[:_CALIBRATION]]
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
@@ -265,19 +275,26 @@ def _again(
     Logits of 8 bits come in steps, which hide from Square where it gets on; so what fooled the plain file is tried on
     the quantised one too.
     """
-    square = Square(queries=queries, threat=exact(threat) if pixels.dtype == torch.uint8 else threat)
-    attack, moved, found = f"{square.label} (black box, {square.threat})", unit(pixels).clone(), list[dict[str, Any]]()
+    is_bytes = pixels.dtype == torch.uint8
+    within = exact(threat) if is_bytes else threat
+    square = Square(queries=queries, threat=within)
+    rounded = ", rounded to 8 bits" if is_bytes and not isinstance(threat, Linf) else ""
+    attack = f"{square.label} (black box, {within}{rounded})"
+    moved, found = unit(pixels).clone(), list[dict[str, Any]]()
     for name, path, more in (("ONNX", plain, ""), ("ONNX, int8", eight, " and what fooled the other file")):
         session = Session(path)
         say(f"{name}: clean, and {square.label}, on {len(labels)} images")
         before = clean(session, pixels, labels)
+        found.append(figure(f"accuracy, {name}", of, Rate(before.accuracy, len(labels))))
+        if not within.eps:  # less than a step of 8 bits: there is nothing to try
+            continue
         stands = before.correct & (predict(session, moved) == labels)
         title, noise = f"{name}: {square.label}", stream(seed, "export")
         for broken, adversaries in broken_by(session, pixels, labels, before.correct, square, noise, what=title):
             stands[broken] = False
             moved[broken] = adversaries
-        for what, correct in (("accuracy", before.correct), (f"accuracy under {attack}{more}", stands)):
-            found.append(figure(f"{what}, {name}", of, Rate(float(correct.double().mean()), len(labels))))
+        under = Rate(float(stands.double().mean()), len(labels))
+        found.append(figure(f"accuracy under {attack}{more}, {name}", of, under))
     return found
 
 
@@ -291,7 +308,7 @@ def exact(threat: Threat) -> Threat:
 
 
 def _input(plan: Plan, source: Data, pixels: Tensor) -> dict[str, Any]:
-    is_bytes = pixels.dtype == torch.uint8
+    is_bytes, (_, height, width) = pixels.dtype == torch.uint8, source.images.shape
     unit_of = "intensities 0 to 255; scaling and normalisation are inside" if is_bytes else "intensities in [0, 1]"
     said: dict[str, Any] = {
         "name": "images",
@@ -300,11 +317,9 @@ def _input(plan: Plan, source: Data, pixels: Tensor) -> dict[str, Any]:
         "unit": unit_of,
         "order": "channels, height, width" + ("; red, green, blue" if source.images.shape[0] == 3 else ""),
         "output": "logits, one a class; the largest is the answer",
+        "resizing": f"images of another size: to {height} × {width} (height, width) before, by Pillow, bilinear",
         "threat": f"ε = {epsilon(plan.threat.eps)} is of intensities in [0, 1], after any resizing",
     }
-    if plan.data.resize is not None:
-        side = plan.data.resize
-        said["resizing"] = f"to {side} × {side} by Pillow's Image.resize, bilinear, before the model"
     return said
 
 

@@ -147,11 +147,11 @@ class RunFolder:
         """The classes that people named in rounds up to `number`, in order."""
         return self.judgements.new_classes(number)
 
-    def repeated(self, number: int) -> int:
-        """How many further answers people gave to images that had one, in rounds up to `number`."""
+    def repeated(self, number: int, without: Sequence[int] = ()) -> int:
+        """How many further answers people gave to images that had one, in rounds up to `number`; some left out."""
         with self._database() as database:
             asked = database.execute("SELECT image FROM questions WHERE round <= ?", (number,)).fetchall()
-        return self.judgements.repeated([image for (image,) in asked])
+        return self.judgements.repeated([image for (image,) in asked if image not in set(without)])
 
     @property
     def judgements(self) -> Judgements:

@@ -27,7 +27,7 @@ from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
 from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
 from robal.progress import say, track
-from robal.records import WEIGHTS, check_same_run, contact_sheet, same_numerics, write_records
+from robal.records import WEIGHTS, Begun, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.suspects import describe_labels, out_of_fold, queue
 from robal.threats import with_threat
@@ -120,6 +120,8 @@ def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
     with RunFolder(Path(folder)).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)
+        if plan.start.weights and plan.start.labels:  # whatever is trained afresh begins from them too
+            plan = replace(plan, network=Begun(plan.network, str(place.path / WEIGHTS)))
         with same_numerics(place):
             state, previous = load(plan, data, place)
             if not state.history and plan.is_pretrained:
@@ -188,16 +190,25 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
 
 def first_question(plan: Plan, candidates: Candidates) -> Tensor:
     """The images of the audit, drawn at random, and then those that training begins with."""
-    audit, parts = plan.audit_images, list[Tensor]()
+    audit, parts, pool = plan.audit_images, list[Tensor](), candidates.pool
     if audit:
+        if len(pool.labelled):  # what is known is trained on
+            candidates = _without(candidates, alike(pool.images, pool.labelled))
         parts.append(choose(Random(), candidates, audit, generator(plan.seed, "audit")))
-        apart = torch.cat([parts[0], alike(candidates.pool.images, parts[0])])
-        left = candidates.indices[~torch.isin(candidates.indices, apart)]
-        candidates = replace(candidates, indices=left)
+        candidates = _without(candidates, torch.cat([parts[0], alike(pool.images, parts[0])]))
+        if len(candidates) < plan.budget:
+            raise InputError(
+                f"{plan.budget} labels are to be bought and {len(candidates)} images are left beside the audit's "
+                f"{audit} and those that are like them: lower rounds, per_round or audit"
+            )
     if plan.start.labels:
         by = plan.with_threats().start.acquisition
         parts.append(choose(by, candidates, plan.start.labels, generator(plan.seed, "choose", 0)))
     return torch.cat(parts)
+
+
+def _without(candidates: Candidates, images: Tensor) -> Candidates:
+    return replace(candidates, indices=candidates.indices[~torch.isin(candidates.indices, images)])
 
 
 def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
@@ -275,7 +286,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     adding = time.perf_counter() - started
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
-    repeated = place.repeated(number)
+    repeated = place.repeated(number, state.audit[0].tolist())
     labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, repeated, state.meta)
     started = time.perf_counter()
     classes = state.pool.classes
@@ -296,6 +307,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
             checkpoint=scratch / "training.safetensors",
             what=f"round {number} of {plan.rounds}: training",
         )
+    if "audit" in labelled.counts:
+        labelled.counts["audit"] += place.judgements.repeated(state.audit[0].tolist())
     times = {
         "choose": note["seconds"] + adding,
         "label": note.get("answering", 0.0),
@@ -436,6 +449,8 @@ def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
         shrink=1.0,
         snapshots=0,
         pool=None,
+        backbone=1.0,  # it is another network, and nobody has trained it
+        probe=0.0,
     )
     labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta)
     taught = fit(
@@ -500,8 +515,8 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         tidy(place.round(number))  # a kill came after the metrics
     state = replace(state, history=history, question=None, answers=None)
     trained = initial(plan, data, state.pool.classes)
-    if plan.start.weights and not history:
-        load_weights(trained.model, place.path / WEIGHTS, head_may_differ=plan.start.labels > 0)
+    if plan.start.weights and not plan.start.labels and not history:
+        load_weights(trained.model, place.path / WEIGHTS)
     if history:
         examples = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta).examples
         objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -176,13 +175,13 @@ def stopped_by(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, float] |
     if stop is None or len(rows) < stop.after or len(rows) > plan.rounds:
         return None
     is_like = type(plan.start.recipe.objective) is type(plan.recipe.objective)
-    measured = [row for row in rows[0 if is_like else 1 :] if row["validation"] is not None]
-    rates = [_watched(row["validation"]) for row in measured]
-    if len(measured) < FEWEST:
+    points: dict[int, float] = {}  # by labels bought, which a round whose questions nobody answered leaves as they are
+    for row in rows[0 if is_like else 1 :]:
+        if row["validation"] is not None and row["labelled"] > max(points, default=0):
+            points[row["labelled"]] = _watched(row["validation"])
+    if len(points) < FEWEST:
         return None
-    labels = [row["labelled"] for row in measured]
-    if any(after <= before for before, after in pairwise(labels)):
-        return None
+    labels, rates = list(points), list(points.values())
     curve, following = fitted(labels, rates), labels[-1] + plan.per_round
     wanted = stop.gain / 100 * plan.per_round / 100
     probability, gain = curve.gains_less(following, wanted), curve.at(following).gain

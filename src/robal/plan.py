@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from robal.acquisition import DRE, Acquisition, Random, Score, needs_of, proxy_in
+from robal.acquisition import DRE, Acquisition, NearExamples, Random, Score, needs_of, proxy_in
+from robal.acquisition.acquisition import parts_of
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.audit import audit_size
 from robal.data import Data
@@ -17,10 +18,10 @@ from robal.datasets import Dataset, known_name, load
 from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.learning_curves import FEWEST
-from robal.networks import Architecture, LeNet5, head_of
+from robal.networks import Architecture, LeNet5, head_makes_logits
 from robal.new_images import beside
 from robal.objectives import Adversarial, FixMatch, Natural
-from robal.oracles import Hidden, Oracle
+from robal.oracles import Hidden, Oracle, class_name
 from robal.parquet import in_memory, is_parquet, read_manifest, version_of
 from robal.threats import Linf, Threat, with_threat
 from robal.training import Adam, Cosine, PoolTraining, Recipe, Triangular
@@ -167,6 +168,18 @@ def _located(name: str) -> str:
         return f"{file.resolve()}@{newest}" if newest else str(file.resolve())
     is_path = name and known_name(name) is None and Path(name).expanduser().exists()
     return str(Path(name).expanduser().resolve()) if is_path else name
+
+
+def located(acquisition: Any) -> Any:
+    """The same with absolute paths to examples, wherever inside they are named."""
+    if not is_dataclass(acquisition) or isinstance(acquisition, type):
+        return acquisition
+    if isinstance(acquisition, NearExamples):
+        path = Path(acquisition.examples).expanduser()
+        return replace(acquisition, examples=str(path.resolve())) if acquisition.examples else acquisition
+    parts = {field.name: getattr(acquisition, field.name) for field in fields(acquisition) if field.init}
+    moved = {name: located(part) for name, part in parts.items()}
+    return acquisition if all(moved[name] is part for name, part in parts.items()) else replace(acquisition, **moved)
 
 
 @dataclass(frozen=True)
@@ -445,7 +458,8 @@ class Plan:
     def located(self) -> Plan:
         """The same plan with absolute paths to its data and its first weights."""
         weights = str(Path(self.start.weights).expanduser().resolve()) if self.start.weights else ""
-        return replace(self, data=self.data.located(), start=replace(self.start, weights=weights))
+        start = replace(self.start, weights=weights, acquisition=located(self.start.acquisition))
+        return replace(self, data=self.data.located(), start=start, acquisition=located(self.acquisition))
 
     def with_threats(self) -> Plan:
         """The same plan with its threat in every part that names none."""
@@ -497,6 +511,13 @@ class Plan:
                 f"{unknown} of {len(candidates)} images have no held-back label to simulate an annotator with; "
                 "use oracle=CSVFile and fill in the labels yourself"
             )
+        lower = [name.lower() for name in (*data.classes, *data.unforeseen)]
+        for unforeseen in data.unforeseen:
+            if class_name(unforeseen) != unforeseen or lower.count(unforeseen.lower()) > 1:
+                raise InputError(f"{unforeseen!r} cannot be unforeseen: nobody could name it so beside the others")
+        for of in (*parts_of(self.start.acquisition), *parts_of(self.acquisition)):
+            if isinstance(of, NearExamples) and of.examples and not Path(of.examples).expanduser().is_dir():
+                raise InputError(f"there is no folder {of.examples} of examples")
         simple = isinstance(self.oracle, Hidden) and not self.oracle.noise and self.meta_answers == 1
         if data.unforeseen and not (simple and self.relabel is None):
             raise InputError(
@@ -519,7 +540,9 @@ class Plan:
                 name = type(self.acquisition).__name__
                 raise InputError(f"{name} looks at snapshots of the training and none are kept; add {wanted}")
         if any(recipe.head_apart for recipe in (self.start.recipe, self.recipe)):
-            head_of(self.network(data.images.shape, len(data.classes), self.seed))
+            built = self.network(data.images.shape, len(data.classes), self.seed)
+            if not head_makes_logits(built, torch.zeros(1, *data.images.shape)):
+                raise InputError("backbone and probe are for a network whose last linear layer makes the logits")
         beside = proxy_in(self.acquisition)
         for network in (self.network, *([] if beside is None else [beside.network])):
             network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images

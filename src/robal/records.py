@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from robal import __version__
 from robal.data import Data
@@ -25,7 +25,7 @@ from robal.errors import RunFolderError
 from robal.files import whole, write
 from robal.folder import RunFolder
 from robal.images import Images, picture
-from robal.networks import load_weights
+from robal.networks import Architecture, load_weights
 from robal.plan import Plan, device_of
 from robal.plans import decode, encode, read_yaml, to_yaml
 
@@ -37,6 +37,24 @@ _ELSEWHERE = (
     "device",
     *(f"engine.{key}" for key in ("name", "address", "workers", "folder", "shard", "threads", "gpus")),
 )  # may differ from one machine to the next; the data has a fingerprint
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A network whose weights are always those of a file, but for a head of other classes, which is fresh.
+
+    Args:
+        network: what builds it.
+        path: of the safetensors file.
+    """
+
+    network: Architecture
+    path: str
+
+    def __call__(self, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+        model = self.network(shape, classes, seed)
+        load_weights(model, Path(self.path), head_may_differ=True)
+        return model
 
 
 def write_records(place: RunFolder, plan: Plan, data: Data) -> None:

@@ -42,7 +42,7 @@ def agree(model: nn.Module, twin: nn.Module, inputs: Tensor = PROBE, tolerance: 
     return bool((twin(inputs) - wanted).abs().max() <= tolerance * wanted.abs().max().clamp_min(1.0))
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"Custom"}))
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"Custom", "Timm"}))
 def test_every_exported_network_has_a_twin_that_agrees_with_it(name: str) -> None:
     shape = SHAPES.get(name, (3, 32, 32))
     model = settled(NETWORKS[name]()(shape, 10, seed=0), shape)

@@ -15,9 +15,10 @@ from robal.errors import InputError
 from robal.evaluation import predict
 from robal.folder import RunFolder
 from robal.images import InMemory
-from robal.loop import load, rounds, run
+from robal.loop import ask, load, rounds, run
+from robal.oracles import Judgement
 from robal.plan import Plan
-from robal.pool import AUDITED, NONE_OF_THESE
+from robal.pool import AUDITED, NONE_OF_THESE, UNLABELLED
 from robal.report import report
 from robal.report.folder import read
 from robal.report.rates import wilson
@@ -170,7 +171,6 @@ def test_images_of_no_class_are_left_out_of_its_rates_and_said(source: Data, tmp
     going = rounds(plan, source, folder)
     next(going)
     going.close()
-    from robal.loop import ask  # the question, and then other answers than the oracle's
 
     place = RunFolder(folder)
     with place.locked():
@@ -203,3 +203,46 @@ def test_a_corrected_label_of_the_audit_stays_in_the_audit(source: Data, tmp_pat
     assert int(state.audit[1][4]) == label
     assert int(state.pool.labels[image]) == AUDITED
     assert int(state.labels[image]) == label
+
+
+def test_a_pool_of_duplicates_that_cannot_carry_the_plan_is_refused_before_anything_is_asked(
+    source: Data, tmp_path: Path
+) -> None:
+    pixels = source.images.at_rest(torch.arange(60))
+    pairs = replace(source, images=InMemory(torch.cat([pixels, pixels])), hidden=source.hidden[:60].repeat(2))  # type: ignore[index]
+    plan = tiny_plan("audit=20", "start.labels=40", "rounds=5", "per_round=10")
+    with pytest.raises(InputError, match=r"90 labels are to be bought and .* images are left beside the audit's 20"):
+        run(plan, pairs, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").question(0) is None
+
+
+def test_an_image_equal_to_a_known_one_is_not_drawn_for_the_audit(source: Data, tmp_path: Path) -> None:
+    pixels, hidden = source.images.at_rest(torch.arange(100)), source.hidden[:100]  # type: ignore[index]
+    known = torch.cat([torch.full((100,), UNLABELLED), hidden[:80]])  # eighty of the new ones are known ones
+    images = InMemory(torch.cat([pixels, pixels[:80]]))
+    data = replace(source, images=images, hidden=torch.cat([hidden, hidden[:80]]), known=known)
+    plan = tiny_plan("audit=12", "start.labels=0", "rounds=1", "per_round=5")
+    run(plan, data, tmp_path / "run")
+    state = state_of(plan, data, tmp_path / "run")
+    assert bool(((state.audit[0] >= 80) & (state.audit[0] < 100)).all())
+    assert [row["labelled"] for row in rows(tmp_path / "run")] == [0, 5]
+
+
+def test_further_answers_about_the_audit_are_no_labels_bought(source: Data, tmp_path: Path) -> None:
+    plan, folder = tiny_plan("audit=30", "rounds=0"), tmp_path / "run"
+    going = rounds(plan, source, folder)
+    next(going)
+    going.close()
+    place = RunFolder(folder)
+    with place.locked():
+        state, previous = load(plan, source, place)
+        state = ask(plan, source, state, previous, place)
+        said = [
+            Judgement(f"{image}-{who}", image, who, int(source.hidden[image]))  # type: ignore[index]
+            for image in state.question[:30].tolist()  # type: ignore[index]
+            for who in ("ann", "bob")
+        ]
+        place.judgements.record(said)
+    run(plan, source, folder)
+    (row,) = rows(folder)
+    assert (row["labels"]["repeated"], row["labels"]["bought"], row["labels"]["audit"]) == (0, 40, 60)

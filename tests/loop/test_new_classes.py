@@ -149,3 +149,35 @@ def test_without_them_nothing_is_renumbered() -> None:
     data = tiny_plan().data.load()
     assert data.as_known_by((*data.classes, "eleven")) is data
     assert replace(data).fingerprint() == data.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["T-shirt/top", "none", " 3", "CAT"])
+def test_a_class_that_nobody_could_name_so_is_refused_before_anything_is_asked(name: str, tmp_path: Path) -> None:
+    data = tiny_plan().data.load()
+    classes = ("cat", *data.classes[1:3], name, *data.classes[4:])
+    data = replace(data, classes=classes).without([name])
+    with pytest.raises(InputError, match=r"cannot be unforeseen|the name of a class|is an answer of its own"):
+        run(tiny_plan(), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("oracle", ["new", "none"])
+def test_its_export_is_measured_by_the_labels_of_the_end(oracle: str, source: Data, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from robal.export import export, measured_on
+
+    plan = tiny_plan(
+        "data.unforeseen=['3', '7']", "start.labels=8", "rounds=1", "seed=1", f"oracle.unforeseen={oracle}"
+    )
+    run(plan, plan.data.load(), tmp_path / "run")
+    found = export(tmp_path / "run", tmp_path / "m.onnx", int8=True, images=359, queries=1)
+    state, trained = load(plan, plan.data.load(), RunFolder(tmp_path / "run"))
+    pixels, labels, of = measured_on(plan.data.load(), state)
+    right = predict(trained.model, pixels) == labels
+    figure = next(one for one in found.card["figures"] if one["what"] == "accuracy, ONNX")
+    assert figure["rate"] == pytest.approx(float(right.double().mean()))
+    assert figure["of"] == of
+    known = len(rows(tmp_path / "run")[-1].get("new_classes", ())) == 2
+    assert of == ("test images" if known else "test images of classes that have been named")
+    if known:
+        assert figure["rate"] == pytest.approx(rows(tmp_path / "run")[-1]["accuracy"])

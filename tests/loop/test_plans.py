@@ -17,7 +17,7 @@ from robal.errors import InputError, PlanError
 from robal.networks import Custom
 from robal.objectives import Adversarial, Natural, Trades
 from robal.oracles import CSVFile, Hidden
-from robal.plan import Evaluation, Meta, Plan, Relabel, Source, Start, Validation
+from robal.plan import Evaluation, Meta, Plan, Relabel, Source, Start, Stop, Validation
 from robal.plans import COMPONENTS, decode, default_folder, encode, known, read_plan, read_yaml, to_yaml
 from robal.threats import L2, Linf
 from robal.training import SGD, Adam, Cosine, CropFlip, PoolTraining, Recipe, Triangular
@@ -52,6 +52,8 @@ ALL_DIFFERENT = Plan(
     recipe=Recipe(Trades(3.0, 5, 0.01, Linf(8 / 255)), 2, 8, Adam(1e-4, 1e-6), Triangular(0.9), keep_optimiser=True),
     validation=Validation(11, 0.125, PGD(3, 0.02, False, 1, Linf(0.1))),
     meta=Meta(0.3, 4),
+    audit="±3%",
+    stop=Stop(1.5, 0.8, 5),
     relabel=Relabel(3, 4),
     evaluation=Evaluation(13, (FGSM(1.25, True), PGD(4, restarts=2)), (AutoAttack("reduced", 17, L2(0.3)),)),
     per_round=5,
@@ -121,7 +123,7 @@ def test_components_are_told_apart_by_what_they_do() -> None:
 
 
 def test_encoding_leaves_out_what_a_run_fills_in_itself() -> None:
-    assert encode(Hidden(0.5)) == {"name": "Hidden", "noise": 0.5, "kind": "symmetric"}
+    assert encode(Hidden(0.5)) == {"name": "Hidden", "noise": 0.5, "kind": "symmetric", "unforeseen": "new"}
 
 
 # Overrides

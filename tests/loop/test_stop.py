@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from robal.data import Data
 from robal.errors import InputError
 from robal.loop import run
 from robal.measure import stopped_by
+from robal.pool import UNLABELLED
 from robal.report.folder import read
 from tiny_runs import outcome, rows, tiny_plan
 
@@ -75,3 +77,19 @@ def test_it_is_refused_where_nothing_tells_how_it_goes(source: Data, tmp_path: P
 def test_a_rule_that_cannot_be_is_refused(settings: str) -> None:
     with pytest.raises(Exception, match="stop needs after >= 3"):
         tiny_plan(f"stop={settings}")
+
+
+def test_a_retraining_that_buys_nothing_at_first_goes_by_its_later_rounds(source: Data, tmp_path: Path) -> None:
+    known = source.hidden.clone()  # type: ignore[union-attr]
+    known[200:] = UNLABELLED
+    plan = tiny_plan(
+        "start={labels: 0, recipe: {objective: Natural}}",
+        "recipe.objective=Natural",
+        "rounds=4",
+        "stop={gain: 50, after: 3}",
+        "validation.images=20",
+    )
+    run(plan, replace(source, known=known), tmp_path / "run")
+    found = rows(tmp_path / "run")
+    assert [row["labelled"] for row in found] == [0, 10, 20, 30]  # three rounds with labels, and then it is enough
+    assert "stopped" in found[-1]

@@ -97,3 +97,13 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_picture_goes_where_it_is_wanted(folder: Path, tmp_path: Path) -> None:
     assert picture(forecast(folder), tmp_path / "f.png").stat().st_size > 5_000
+
+
+def test_more_labels_than_the_pool_has_are_said_and_a_simulation_waits_for_nobody(folder: Path) -> None:
+    (folder / "environment.json").write_text(json.dumps({"data": {"pool": 700}}))
+    plan = folder / "plan.yaml"
+    plan.write_text(plan.read_text() + "oracle: {name: Hidden}\n")
+    found = forecast(folder, [50, 200])
+    assert [one.labelling for one in found.outlooks] == [0.0, 0.0]
+    assert "The pool has 700 images in all, fewer than these labels need." in found.notes
+    assert not any("The pool has" in note for note in forecast(folder, [50]).notes)

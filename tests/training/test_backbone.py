@@ -17,8 +17,8 @@ from robal.errors import InputError, PlanError
 from robal.evaluation import clean
 from robal.images import InMemory
 from robal.loop import run
-from robal.networks import Custom, LeNet5, Timm, backbone_of, head_of, load_weights
-from robal.objectives import Adversarial, Natural
+from robal.networks import Custom, LeNet5, Timm, backbone_of, head_makes_logits, head_of, load_weights
+from robal.objectives import ACT, Adversarial, Natural
 from robal.plan import Source
 from robal.pool import Examples, Pool
 from robal.training import SGD, Adam, Recipe, Trained, fit
@@ -222,3 +222,79 @@ def test_timm_says_what_it_needs() -> None:
     assert head_of(model)[1].out_features == 5
     with pytest.raises(InputError, match="timm has no model 'resnet81'"):
         Timm("resnet81")((3, 64, 64), 5, 0)
+
+
+@pytest.mark.parametrize(
+    "settings", [(), ("recipe.warm_start=false",), ("start.recipe={restarts: 2, keep: best, warm_start: false}",)]
+)
+def test_whatever_is_trained_afresh_begins_from_the_weights_too(
+    pretrained: Path, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    frozen = (f"start.weights={pretrained}", "start.recipe.backbone=0", "recipe.backbone=0", "rounds=1")
+    plan = tiny_plan(*frozen, "acquisition=EntropyMix", *settings)
+    run(plan, plan.data.load(), tmp_path / "run")
+    theirs = LeNet5()(SHAPE, 5, 0)
+    load_weights(theirs, pretrained)
+    for number in (0, 1):
+        model = LeNet5()(SHAPE, 10, 0)
+        load_weights(model, tmp_path / "run" / "rounds" / f"{number:03d}" / "model.safetensors")
+        for one, other in zip(backbone_of(model).parameters(), backbone_of(theirs).parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+class Auxiliary(nn.Module):
+    """Its last linear layer makes no logits."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.body, self.head, self.beside = nn.Flatten(), nn.Linear(784, classes), nn.Linear(784, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.body(inputs)) + 0 * self.beside(self.body(inputs)).sum()
+
+
+class Reading(nn.Module):
+    """It needs its head for more than logits, so that a copy without one does not run; and names its own features."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, features: str = "") -> None:
+        super().__init__()
+        self.first, self.head, self.features = nn.Linear(784, 9), nn.Linear(9, classes), features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.first(inputs.flatten(1).to(self.head.weight.dtype)))
+
+
+def test_a_network_whose_last_linear_layer_makes_no_logits_cannot_be_probed(tmp_path: Path) -> None:
+    plan = replace(tiny_plan("recipe.backbone=0"), network=Custom("test_backbone:Auxiliary"))
+    with pytest.raises(InputError, match="whose last linear layer makes the logits"):
+        run(plan, plan.data.load(), tmp_path / "run")
+    assert not head_makes_logits(Auxiliary(SHAPE, 5), torch.zeros(1, *SHAPE))
+    assert head_makes_logits(LeNet5()(SHAPE, 5, 0), torch.zeros(2, *SHAPE, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("model", [Reading(SHAPE, 5), Reading(SHAPE, 5, "first"), Auxiliary(SHAPE, 5)])
+def test_looked_up_or_not_the_embeddings_are_the_same(model: nn.Module, tmp_path: Path) -> None:
+    images, _ = digits(0, 5)
+    plain = Candidates(model.eval(), Pool.unlabelled(InMemory(images[:20]), tuple("abcde")), torch.arange(20))
+    kept = replace(plain, store=tmp_path / "features")
+    assert torch.equal(kept.embeddings, plain.embeddings)
+    assert torch.equal(kept.logits, plain.logits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (["recipe.backbone=0", "recipe.shrink=0.5"], "shrink would change it"),
+        (["recipe.probe=0.5", "recipe.keep_optimiser=true"], "one learning rate for all layers"),
+        (["recipe.probe=0.5", "recipe.objective=CAAT"], "CAAT learns by steps of the whole network"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: list[str], why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        tiny_plan(*settings)
+
+
+def test_an_objective_with_a_network_of_its_own_is_refused() -> None:
+    images, labels = digits(0, 5)
+    with pytest.raises(InputError, match="ACT trains something of its own beside the model"):
+        trained(replace(PROBING, objective=ACT()), LeNet5()(SHAPE, 5, 0), images[:40], labels[:40])

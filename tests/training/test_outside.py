@@ -95,3 +95,14 @@ def test_a_head_grows_and_shrinks_and_the_others_stay() -> None:
 def test_a_network_without_a_head_is_refused() -> None:
     with pytest.raises(InputError, match=r"no nn.Linear that could be its head"):
         partial(head_of, nn.Sequential(nn.Conv2d(1, 2, 3)))()
+
+
+def test_a_network_without_a_linear_head_trains_on_its_pool_all_the_same(
+    parts: tuple[Examples, torch.Tensor, torch.Tensor],
+) -> None:
+    examples, pool, _ = parts
+    body = nn.Sequential(nn.Conv2d(1, 6, 28), nn.Flatten())
+    recipe = replace(RECIPE, budget=3_000, pool=PoolTraining(replace(TEACHER, budget=1_000)))
+    found = fit(recipe, examples, pool, Trained(body.eval()), None, 0)
+    assert found.guesses is not None
+    assert "outside" not in found.refused

@@ -80,7 +80,10 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
     with RunFolder(folder).locked() as place:
         state, _ = load(plan, images, place)
         if state.is_over(plan):
-            raise InputError(f"{folder} has done all its rounds, and nothing would be trained on corrections")
+            raise InputError(
+                f"{folder} has done all its {len(state.history) - 1} rounds, and nothing would be trained on "
+                "corrections"
+            )
         labels = state.relabelled(*place.relabelled(state.round)).labels
         classes, changed = state.pool.classes, dict[int, int]()
         for index, text in read_rows(source):

@@ -4,7 +4,7 @@ from robal.networks.building import Architecture
 from robal.networks.custom import Custom, load_weights
 from robal.networks.dropout import DropoutPasses, dropout_places
 from robal.networks.features import embedding_layer, forward_with_embeddings
-from robal.networks.head import backbone_of, head_of, with_one_more_class, without_last_class
+from robal.networks.head import backbone_of, head_makes_logits, head_of, with_one_more_class, without_last_class
 from robal.networks.intervals import interval_bounds, is_affine
 from robal.networks.layout import channels_last, home_of
 from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
@@ -42,6 +42,7 @@ __all__ = [
     "forward_with_embeddings",
     "frozen",
     "gains_from_bfloat16",
+    "head_makes_logits",
     "head_of",
     "home_of",
     "in_bfloat16",

@@ -143,7 +143,7 @@ def load_weights(model: nn.Module, path: Path, head_may_differ: bool = False) ->
             head, other = _head_in(model, file, bool(of_run)) if head_may_differ else ((), {})
         if other:
             missing, unexpected = model.load_state_dict(other, strict=False)
-            missing = [name for name in missing if name not in head]
+            missing = missing if set(missing) - set(head) else []
         elif of_run:
             missing, unexpected = model.load_state_dict(of_run, strict=False)
         else:

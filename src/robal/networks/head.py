@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robal.errors import InputError
 from robal.networks.building import seeded
+from robal.networks.layout import home_of
+from robal.networks.modes import frozen
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -21,6 +23,28 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     if not found:
         raise InputError("the network has no nn.Linear that could be its head")
     return found[-1]
+
+
+def head_makes_logits(model: nn.Module, images: Tensor) -> bool:
+    """Whether the model's output is its head's, with nothing after it, as these images show.
+
+    Args:
+        model: anything.
+        images: [B, C, H, W] uint8, or float32 in [0, 1]; B >= 1.
+    """
+    try:
+        _, head = head_of(model)
+    except InputError:
+        return False
+    seen: list[Tensor] = []
+    handle = head.register_forward_hook(lambda _, __, output: seen.append(output))
+    pixels = images.to(home_of(model))
+    try:
+        with frozen(model), torch.no_grad():
+            logits = model(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels)
+    finally:
+        handle.remove()
+    return len(seen) == 1 and torch.equal(seen[0], logits)
 
 
 def with_one_more_class(model: nn.Module, seed: int) -> tuple[nn.Module, int]:

@@ -3,7 +3,7 @@
 from robal.oracles.audit import AUDIT, answer_of, audited
 from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
-from robal.oracles.judgements import Judgement, Judgements, Settlement, standing
+from robal.oracles.judgements import Judgement, Judgements, Settlement, class_name, standing
 from robal.oracles.label_studio import LabelStudio
 from robal.oracles.oracle import InFolder, Oracle
 from robal.oracles.page import Page
@@ -23,6 +23,7 @@ __all__ = [
     "Settlement",
     "answer_of",
     "audited",
+    "class_name",
     "standing",
 ]
 

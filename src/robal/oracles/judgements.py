@@ -76,6 +76,23 @@ class Settlement:
         return Settlement(labels | now.labels, (*disputed, *now.disputed), missing | now.missing)
 
 
+def class_name(said: str) -> str:
+    """The name of a class, without spaces to spare. Raises InputError for what cannot be one.
+
+    >>> class_name(" polar   bear ")
+    'polar bear'
+    """
+    name = " ".join(said.split())
+    if not name or len(name) > LONGEST_NAME or not name.isprintable() or "/" in name or name[0] == ".":
+        raise InputError(
+            f"the name of a class has 1 to {LONGEST_NAME} letters that can be seen, no /, and no point first; "
+            f"{name!r} came"
+        )
+    if name.lower() in _RESERVED:
+        raise InputError(f"{name!r} is an answer of its own already, and no class")
+    return name
+
+
 @dataclass(frozen=True)
 class Judgements:
     """All that was said in a run: two tables in its state.sqlite. What `record` was given is on disk when it returns.
@@ -142,14 +159,7 @@ class Judgements:
         Raises:
             InputError: for a name that is empty, too long, or has characters that are not to be seen.
         """
-        name = " ".join(name.split())
-        if not name or len(name) > LONGEST_NAME or not name.isprintable() or "/" in name or name[0] == ".":
-            raise InputError(
-                f"the name of a class has 1 to {LONGEST_NAME} letters that can be seen, no /, and no point first; "
-                f"{name!r} came"
-            )
-        if name.lower() in _RESERVED:
-            raise InputError(f"{name!r} is an answer of its own already, and no class")
+        name = class_name(name)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         with transaction(self.path, alone=True) as database:
             new = [row[0] for row in database.execute("SELECT name FROM new_classes ORDER BY number")]

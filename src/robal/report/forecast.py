@@ -127,6 +127,11 @@ def forecast(folder: Path, more: Sequence[int] = (), probability: float = 0.9, p
     counts = tuple(more) or tuple(dict.fromkeys((per_round, last.bought)))
     recent = rows[-_RECENT:]
     each = {phase: sum(row.times[phase] for row in recent) / len(recent) for phase in last.times}
+    if mapping(record.plan.get("oracle")).get("name") == "Hidden":
+        each["label"] = 0.0  # a simulation
+    pool = whole(mapping(record.environment.get("data")).get("pool"))
+    if pool is not None and last.bought + max(counts) > pool:
+        notes.append(f"The pool has {pool:,} images in all, fewer than these labels need.")
     outlooks = []
     for count in counts:
         rounds = -(-count // per_round)

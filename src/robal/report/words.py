@@ -287,7 +287,9 @@ def _choosing(plan: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _training(plan: Mapping[str, Any]) -> list[str]:
+def _training(record: RunRecord) -> list[str]:
+    plan, shape = record.plan, sequence(mapping(record.environment.get("data")).get("shape"))
+    after = f", of intensities in [0, 1] at {shape[1]} × {shape[2]} pixels" if len(shape) == 3 else ""
     recipe, under = mapping(plan.get("recipe")), threat(plan)
     objective = mapping(recipe.get("objective"))
     how = component(objective)
@@ -305,15 +307,13 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
     said = [f"{who} is trained by {how}" + (f"; {', '.join(with_)}" if with_ else "") + "."] if recipe else []
     if "warm_start" in recipe:
         said.append("Each round goes on from the last model." if recipe["warm_start"] else "Each round starts afresh.")
-    resized = whole(mapping(plan.get("data")).get("resize"))
-    after = f", of intensities in [0, 1] after resizing to {resized} × {resized}" if resized else ""
     return said + ([f"The adversary may move every image by {under}{after}."] if under else [])
 
 
 def plan_in_words(record: RunRecord) -> str:
     """The plan as a paragraph: data, choice, training, threat, measurement. What is absent is left unsaid."""
     evaluation = mapping(record.plan.get("evaluation"))
-    said = _data(record) + _choosing(record.plan) + _training(record.plan)
+    said = _data(record) + _choosing(record.plan) + _training(record)
     if sequence(evaluation.get("each_round")):
         said.append(f"Each round is attacked by {component(evaluation['each_round'])}.")
     if sequence(evaluation.get("at_end")):

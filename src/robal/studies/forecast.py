@@ -122,6 +122,8 @@ def repeated(plan: Plan) -> int:
 def _evaluations(plan: Plan, number: int, data: Data) -> int:
     """Gradient evaluations of a round: training, and attacks, which stop earlier on images that fall."""
     training = _training(plan, number, data)
+    attacks = (*plan.evaluation.each_round, *(plan.evaluation.at_end if number == plan.rounds else ()))
+    training += plan.audit_images * sum(attack.passes for attack in attacks)
     if data.test is None:
         return training
     asked, test = plan.evaluation, len(data.test)
@@ -146,9 +148,12 @@ def table_of(found: tuple[Sequence[Forecast], int]) -> Table:
         table.add_row(run.cell.name, shown, f"{run.cell.plan.budget:,}", f"{run.evaluations:,}", left)
     seconds = sum(run.seconds for run in runs if run.standing.status not in ("finished", "damaged"))
     labels = sum(run.cell.plan.budget for run in runs)
+    audits = sum(run.cell.plan.audit_images for run in runs)
     further = sum(repeated(run.cell.plan) for run in runs)
     shared = len(runs) - len({run.cell.start or run.cell.name for run in runs})
     said = [f"{len(runs)} runs, {labels:,} labels; about {duration(seconds / workers)} with {workers} at once"]
+    if audits:
+        said.append(f"{audits:,} test labels for audits beside them")
     if further:
         said.append(f"up to {further:,} further answers where an image is asked about again")
     if shared:

@@ -85,7 +85,8 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether the last round that the study asks for is measured."""
-        return self.record.last is not None and self.record.last.number >= self.cell.plan.rounds
+        last = self.record.last
+        return last is not None and (last.number >= self.cell.plan.rounds or last.stopped)
 
     def value(self, measure: str, at: str = "end") -> float | None:
         """A rate of a finished run, after its last round or as its curve's mean height; None where not measured."""

@@ -18,6 +18,7 @@ from robal.errors import ContractError, InputError
 from robal.networks import (
     channels_last,
     gains_from_bfloat16,
+    head_makes_logits,
     head_of,
     home_of,
     in_bfloat16,
@@ -183,7 +184,9 @@ def _taught(
     of_teacher, of_witness = stream(seed, "teacher"), stream(seed, "witness")
     title = f"{what}: the teacher"
     lessons, pupil, classes = lesson, start, 0
-    if len(outside):
+    if len(outside) and not head_makes_logits(start.model, images[:2]):
+        say(f"{what}: the teacher cannot learn what is none of the classes, for its last linear layer makes no logits")
+    elif len(outside):
         with_none, classes = with_one_more_class(start.model, stream(seed, "none"))
         theirs = Examples.of(outside.images, torch.full_like(outside.labels, classes), outside.origin)
         lessons = Examples.join([lesson, theirs])
@@ -235,10 +238,12 @@ def _train(
     averaged = copy.deepcopy(model).eval() if recipe.average else None
     beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]
     backbone, groups = _apart(recipe, model)
-    if groups:
-        optimiser = recipe.optimiser.build([*groups, {"params": beside}] if beside else groups)
-    else:
-        optimiser = recipe.optimiser.build([*model.parameters(), *beside])
+    if groups and beside:
+        raise InputError(
+            f"{type(recipe.objective).__name__} trains something of its own beside the model, for which backbone and "
+            "probe say nothing: leave them out"
+        )
+    optimiser = recipe.optimiser.build(groups) if groups else recipe.optimiser.build([*model.parameters(), *beside])
     if recipe.keep_optimiser and previous.optimiser:
         load_optimiser(optimiser, previous.optimiser)  # of the model alone: a companion may be another one's
     parts = [module for module in (model, companion, averaged) if module is not None]

@@ -88,6 +88,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.backbone <= 1 or not 0 <= self.probe < 1:
             raise InputError(f"backbone lies in [0, 1] and probe in [0, 1); {self.backbone} and {self.probe} came")
+        if self.head_apart and self.keep_optimiser:
+            raise InputError("keep_optimiser goes with one learning rate for all layers: leave out backbone and probe")
+        if self.backbone == 0 and self.shrink < 1:
+            raise InputError("backbone=0 leaves all before the head as it is, and shrink would change it")
         if self.head_apart and self.needs_meta:
             raise InputError(
                 f"{type(self.objective).__name__} learns by steps of the whole network: leave out backbone, probe"
