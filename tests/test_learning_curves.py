@@ -13,7 +13,7 @@ from robal import learning_curves
 from robal.errors import InputError
 from robal.learning_curves import fitted
 
-RECORDED = Path(__file__).parent.parent / "benchmarks" / "runs"
+RECORDED = Path(__file__).parent.parent / "benchmarks" / "runs" / "learning-curves"
 LABELS = [100, 200, 300, 400, 500, 600]
 
 
@@ -100,3 +100,17 @@ def test_the_same_points_give_the_same_curve() -> None:
 def test_points_that_are_no_curve_are_refused(labels: list[int], rates: list[float], why: str) -> None:
     with pytest.raises(InputError, match=why):
         fitted(labels, rates)
+
+
+def test_the_end_of_recorded_runs_lies_in_the_band_that_their_first_half_gives() -> None:
+    inside = []
+    for path in sorted(RECORDED.glob("*/metrics.jsonl")):
+        if "-s0-" in path.parent.name:
+            continue  # the prior was chosen on these
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][1:]  # round 0 is natural
+        labels, half = [row["labelled"] for row in rows], len(rows) // 2
+        for rates in ([row["accuracy"] for row in rows], [row["robust_accuracy"]["PGD-20"] for row in rows]):
+            expected = fitted(labels[:half], rates[:half]).at(labels[-1])
+            inside.append(expected.low <= rates[-1] <= expected.high)
+    assert len(inside) >= 8
+    assert np.mean(inside) >= 0.8  # the band promises 90 %
