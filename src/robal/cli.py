@@ -1249,11 +1249,19 @@ def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
+    from robal.report.rates import Rate
+
     audit = row.get("audit", {})
     shown, where = (audit, " on the audit set") if row["accuracy"] is None and "accuracy" in audit else (row, "")
-    rates = "" if shown["accuracy"] is None else f"{shown['accuracy']:.1%} accurate"
+    counts = shown.get("images", {}) if where else {}
+
+    def said(value: float, name: str) -> str:
+        interval = Rate(value, counts.get(name)).range
+        return f"{value:.1%}" + (f" ({interval})" if interval else "")
+
+    rates = "" if shown["accuracy"] is None else f"{said(shown['accuracy'], 'clean')} accurate"
     for attack, value in shown["robust_accuracy"].items():
-        rates += f", {value:.1%} under {attack}"
+        rates += f", {said(value, attack)} under {attack}"
     done = (
         f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'}{where} ({row['seconds']:.0f} s)"
     )

@@ -181,3 +181,22 @@ def test_its_export_is_measured_by_the_labels_of_the_end(oracle: str, source: Da
     assert of == ("test images" if known else "test images of classes that have been named")
     if known:
         assert figure["rate"] == pytest.approx(rows(tmp_path / "run")[-1]["accuracy"])
+
+
+def test_a_kill_between_naming_and_answering_loses_nothing(
+    met: Path, source: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kept, deadly = tmp_path / "run", RunFolder.save_answers, [1, 2, 3]
+
+    def dies(self: RunFolder, number: int, *rest: object) -> None:
+        if number in deadly:
+            deadly.remove(number)
+            raise KeyboardInterrupt
+        kept(self, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RunFolder, "save_answers", dies)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_plan(*SECRET), source, folder)
+    run(tiny_plan(*SECRET), source, folder)
+    assert outcome(folder) == outcome(met)
