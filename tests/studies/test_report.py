@@ -185,6 +185,19 @@ def test_runs_that_are_not_finished_say_nothing_of_the_end(tmp_path: Path) -> No
     assert "damaged" in study_report(place.path).read_text()
 
 
+def test_a_run_that_its_stop_ended_is_finished(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said(plan=PLAN | {"rounds": 2}, grid={"acquisition": ["Random", "DRE"]}))
+    told(place, lambda labels, number: 0.2 * number, rounds=2)
+    one = cell(place, acquisition="Random")
+    path = place.folder(one) / "metrics.jsonl"
+    first, second, _ = path.read_text().splitlines()
+    path.write_text("\n".join([first, json.dumps(json.loads(second) | {"stopped": {"probability": 0.9}})]) + "\n")
+    assert place.standing(one).status == "finished"
+    rows = {row["acquisition"]: row for row in rows_of(study_report(place.path).parent / "table.csv")}
+    assert (rows["Random"]["runs"], rows["Random"]["AutoAttack"]) == ("1", "20.0")
+    assert (rows["DRE"]["runs"], rows["DRE"]["AutoAttack"]) == ("1", "40.0")
+
+
 def test_data_sets_are_blocks_and_never_pooled(tmp_path: Path) -> None:
     grid = {"start.labels": [20, 40], "acquisition": ["Random", "DRE"], "seed": 2}
     place = Place.begun(tmp_path / "study", said(grid=grid))

@@ -171,9 +171,9 @@ def sentences(found: Forecast) -> list[str]:
     for one in found.outlooks:
         gains = []
         for series in found.series:
-            expected = one.rates[series.name]
+            expected, of = one.rates[series.name], "of accuracy" if series.name == "accuracy" else series.of
             gains.append(
-                f"{100 * expected.gain:+.1f} ± {100 * expected.sure:.1f} points {series.of} "
+                f"{100 * expected.gain:+.1f} ± {100 * expected.sure:.1f} points {of} "
                 f"(to {100 * expected.low:.1f}–{100 * expected.high:.1f} %)"
             )
         said.append(f"The next {one.more:,} labels: {', '.join(gains)}. Cost: {one.cost}.")
