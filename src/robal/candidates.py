@@ -216,7 +216,7 @@ class Candidates:
         """The same candidates as the proxy sees them. Raises InputError where there is none."""
         if self.proxy is None:
             raise InputError("a run trains the proxy; outside of one, give select(..., proxy=model)")
-        return replace(self, model=self.proxy, teacher=None, proxy=None, snapshots=())
+        return replace(self, model=self.proxy, teacher=None, proxy=None, snapshots=(), store=None)
 
     def earlier(self) -> Iterator[Candidates]:
         """The same candidates in the eyes of each snapshot of the training, oldest first; where none was kept, in the

@@ -34,7 +34,7 @@ from robal.report.folder import read
 from robal.report.rates import Rate
 from robal.report.words import epsilon
 from robal.seeds import generator, stream
-from robal.threats import Linf, Threat
+from robal.threats import L2, Linf, Threat
 
 TOLERANCE = 1e-4
 _OPSET = 18
@@ -277,7 +277,7 @@ def _again(
     """
     is_bytes = pixels.dtype == torch.uint8
     within = exact(threat) if is_bytes else threat
-    square = Square(queries=queries, threat=within)
+    square = Square(queries=queries, threat=within if isinstance(within, Linf | L2) else None)
     rounded = ", rounded to 8 bits" if is_bytes and not isinstance(threat, Linf) else ""
     attack = f"{square.label} (black box, {within}{rounded})"
     moved, found = unit(pixels).clone(), list[dict[str, Any]]()
@@ -286,7 +286,7 @@ def _again(
         say(f"{name}: clean, and {square.label}, on {len(labels)} images")
         before = clean(session, pixels, labels)
         found.append(figure(f"accuracy, {name}", of, Rate(before.accuracy, len(labels))))
-        if not within.eps:  # less than a step of 8 bits: there is nothing to try
+        if not within.eps or not isinstance(within, Linf | L2):  # less than a step of 8 bits, or nothing for Square
             continue
         stands = before.correct & (predict(session, moved) == labels)
         title, noise = f"{name}: {square.label}", stream(seed, "export")

@@ -151,7 +151,8 @@ class RunFolder:
         """How many further answers people gave to images that had one, in rounds up to `number`; some left out."""
         with self._database() as database:
             asked = database.execute("SELECT image FROM questions WHERE round <= ?", (number,)).fetchall()
-        return self.judgements.repeated([image for (image,) in asked if image not in set(without)])
+        left_out = set(without)
+        return self.judgements.repeated([image for (image,) in asked if image not in left_out])
 
     @property
     def judgements(self) -> Judgements:

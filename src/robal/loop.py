@@ -27,7 +27,7 @@ from robal.oracles import Hidden, InFolder, LabelStudio, audited
 from robal.plan import Plan, device_of
 from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
 from robal.progress import say, track
-from robal.records import WEIGHTS, Begun, check_same_run, contact_sheet, same_numerics, write_records
+from robal.records import WEIGHTS, begun_from, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.suspects import describe_labels, out_of_fold, queue
 from robal.threats import with_threat
@@ -120,8 +120,7 @@ def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
     with RunFolder(Path(folder)).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)
-        if plan.start.weights and plan.start.labels:  # whatever is trained afresh begins from them too
-            plan = replace(plan, network=Begun(plan.network, str(place.path / WEIGHTS)))
+        plan = begun_from(plan, place)
         with same_numerics(place):
             state, previous = load(plan, data, place)
             if not state.history and plan.is_pretrained:
@@ -294,7 +293,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     unlabelled = left_over(state.pool, labelled.examples)
     used = unlabelled if recipe.pool is None else unlabelled[recipe.pool.drawn(len(unlabelled), seed)]
     goes_on = recipe.warm_start or (number == 0 and plan.start.weights)
-    trained = previous
+    trained = previous.widened(fresh)  # where a class was named before anything was trained
     if number or plan.trains_at_start:
         trained = fit(
             recipe,

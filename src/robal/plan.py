@@ -515,7 +515,7 @@ class Plan:
         for unforeseen in data.unforeseen:
             if class_name(unforeseen) != unforeseen or lower.count(unforeseen.lower()) > 1:
                 raise InputError(f"{unforeseen!r} cannot be unforeseen: nobody could name it so beside the others")
-        for of in (*parts_of(self.start.acquisition), *parts_of(self.acquisition)):
+        for of in parts_of(self.acquisition):
             if isinstance(of, NearExamples) and of.examples and not Path(of.examples).expanduser().is_dir():
                 raise InputError(f"there is no folder {of.examples} of examples")
         simple = isinstance(self.oracle, Hidden) and not self.oracle.noise and self.meta_answers == 1
@@ -539,7 +539,15 @@ class Plan:
                 wanted = " ".join(f"{name}.snapshots={min(5, recipe.epochs)}" for name, recipe in lacking.items())
                 name = type(self.acquisition).__name__
                 raise InputError(f"{name} looks at snapshots of the training and none are kept; add {wanted}")
-        if any(recipe.head_apart for recipe in (self.start.recipe, self.recipe)):
+        every = [self.start.recipe, self.recipe, *([self.relabel.recipe] if self.relabel else [])]
+        pools = [recipe.pool for recipe in every if recipe.pool is not None]
+        every += [one for pool in pools for one in (pool.teacher, pool.witness) if one is not None]
+        if self.start.weights and not self.start.labels and self.recipe.backbone == 0 and not self.recipe.warm_start:
+            raise InputError(
+                "recipe.backbone=0 without warm_start trains a head on what nobody has trained; leave warm_start=true, "
+                "so that round 1 goes on from start.weights"
+            )
+        if any(recipe.head_apart for recipe in every):
             built = self.network(data.images.shape, len(data.classes), self.seed)
             if not head_makes_logits(built, torch.zeros(1, *data.images.shape)):
                 raise InputError("backbone and probe are for a network whose last linear layer makes the logits")

@@ -57,6 +57,13 @@ class Begun:
         return model
 
 
+def begun_from(plan: Plan, place: RunFolder) -> Plan:
+    """The plan of a run whose networks all begin from the weights that it was given, where it buys first labels."""
+    if not (plan.start.weights and plan.start.labels):
+        return plan
+    return replace(plan, network=Begun(plan.network, str(place.path / WEIGHTS)))
+
+
 def write_records(place: RunFolder, plan: Plan, data: Data) -> None:
     """Write a copy of the weights that the plan starts from, plan.yaml and environment.json, once.
 

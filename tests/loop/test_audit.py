@@ -246,3 +246,26 @@ def test_further_answers_about_the_audit_are_no_labels_bought(source: Data, tmp_
     run(plan, source, folder)
     (row,) = rows(folder)
     assert (row["labels"]["repeated"], row["labels"]["bought"], row["labels"]["audit"]) == (0, 40, 60)
+
+
+def test_a_class_first_named_in_the_audit_of_a_given_model_is_measured(source: Data, tmp_path: Path) -> None:
+    first = tiny_plan("rounds=0")
+    run(first, source, tmp_path / "first")
+    weights = tmp_path / "first" / "rounds" / "000" / "model.safetensors"
+    known = source.hidden.clone()  # type: ignore[union-attr]
+    known[100:] = UNLABELLED
+    data, folder = replace(source, known=known), tmp_path / "run"
+    plan = tiny_plan(f"start={{labels: 0, weights: '{weights}'}}", "audit=12", "rounds=1", "per_round=5")
+    going = rounds(plan, data, folder)
+    next(going)
+    going.close()
+    place = RunFolder(folder)
+    with place.locked():
+        state, previous = load(plan, data, place)
+        state = ask(plan, data, state, previous, place)
+        answers = source.hidden[state.question].clone()  # type: ignore[index]
+        answers[:3] = place.judgements.add_class(data.classes, "owl", 0, "ann")
+        place.save_answers(0, state.question, answers, "test")  # type: ignore[arg-type]
+    run(plan, data, folder)
+    assert [len(row["audit"]["per_class"]["accuracy"]) for row in rows(folder)] == [11, 11]
+    assert rows(folder)[0]["audit"]["per_class"]["accuracy"][10] == 0.0

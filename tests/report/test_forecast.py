@@ -105,5 +105,5 @@ def test_more_labels_than_the_pool_has_are_said_and_a_simulation_waits_for_nobod
     plan.write_text(plan.read_text() + "oracle: {name: Hidden}\n")
     found = forecast(folder, [50, 200])
     assert [one.labelling for one in found.outlooks] == [0.0, 0.0]
-    assert "The pool has 700 images in all, fewer than these labels need." in found.notes
+    assert "The pool has 700 images to ask about in all, fewer than these labels need." in found.notes
     assert not any("The pool has" in note for note in forecast(folder, [50]).notes)

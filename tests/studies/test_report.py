@@ -18,11 +18,12 @@ from small_studies import TINY, cell, main_ends
 from robal.cli import main
 from robal.errors import PlanError
 from robal.plans import encode, to_yaml
+from robal.report.folder import read
 from robal.report.rates import wilson
 from robal.studies import Place, named, reproduction, reproductions, study_of, study_report
 from robal.studies.beside import _HARMLESS, otherwise
 from robal.studies.reproduce import HIGHEST
-from robal.studies.results import bias_of, results_of
+from robal.studies.results import Run, bias_of, results_of
 from robal.studies.study import measures_of
 
 FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
@@ -196,6 +197,8 @@ def test_a_run_that_its_stop_ended_is_finished(tmp_path: Path) -> None:
     rows = {row["acquisition"]: row for row in rows_of(study_report(place.path).parent / "table.csv")}
     assert (rows["Random"]["runs"], rows["Random"]["AutoAttack"]) == ("1", "20.0")
     assert (rows["DRE"]["runs"], rows["DRE"]["AutoAttack"]) == ("1", "40.0")
+    found = Run(one, read(place.folder(one), strips=False))
+    assert found.value("AutoAttack", "area") == pytest.approx(0.15)  # up to 0.2 in the first half, and level from there
 
 
 def test_data_sets_are_blocks_and_never_pooled(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from robal.evaluation import clean
 from robal.images import InMemory
 from robal.loop import run
 from robal.networks import Custom, LeNet5, Timm, backbone_of, head_makes_logits, head_of, load_weights
-from robal.objectives import ACT, Adversarial, Natural
+from robal.objectives import Adversarial, Natural
 from robal.plan import Source
 from robal.pool import Examples, Pool
 from robal.training import SGD, Adam, Recipe, Trained, fit
@@ -286,7 +286,8 @@ def test_looked_up_or_not_the_embeddings_are_the_same(model: nn.Module, tmp_path
     [
         (["recipe.backbone=0", "recipe.shrink=0.5"], "shrink would change it"),
         (["recipe.probe=0.5", "recipe.keep_optimiser=true"], "one learning rate for all layers"),
-        (["recipe.probe=0.5", "recipe.objective=CAAT"], "CAAT learns by steps of the whole network"),
+        (["recipe.probe=0.5", "recipe.objective=CAAT"], "CAAT trains more than the network's layers"),
+        (["recipe.probe=0.5", "recipe.objective=ACT"], "ACT trains more than the network's layers"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: list[str], why: str) -> None:
@@ -294,7 +295,10 @@ def test_settings_that_do_not_go_together_are_refused(settings: list[str], why: 
         tiny_plan(*settings)
 
 
-def test_an_objective_with_a_network_of_its_own_is_refused() -> None:
-    images, labels = digits(0, 5)
-    with pytest.raises(InputError, match="ACT trains something of its own beside the model"):
-        trained(replace(PROBING, objective=ACT()), LeNet5()(SHAPE, 5, 0), images[:40], labels[:40])
+def test_a_retraining_does_not_probe_what_nobody_trained(pretrained: Path) -> None:
+    plan = tiny_plan(f"start={{labels: 0, weights: '{pretrained}'}}", "recipe={backbone: 0, warm_start: false}")
+    data = plan.data.load()
+    known = torch.full((len(data.images),), -1)
+    known[:20] = data.hidden[:20]  # type: ignore[index]
+    with pytest.raises(InputError, match="without warm_start trains a head on what nobody has trained"):
+        plan.check(replace(data, known=known))

@@ -18,7 +18,7 @@ from robal.measure import Labelled
 from robal.oracles import Hidden, Judgement, answer_of
 from robal.oracles.csv_file import parse_label, read_rows
 from robal.plan import Relabel
-from robal.records import contact_sheet
+from robal.records import begun_from, contact_sheet
 from robal.seeds import stream
 from robal.suspects import out_of_fold, quality, queue
 from robal.threats import with_threat
@@ -39,6 +39,7 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
         raise InputError(f"the list is a .csv file, such as suspects.csv; {out} came")
     plan, images = read_run(folder, data)
     with RunFolder(folder).locked() as place:
+        plan = begun_from(plan, place)
         state, _ = load(plan, images, place)
         pool = state.relabelled(*place.relabelled(state.round)).pool
     examples = Labelled.of(plan, images, pool, state.validation, meta=state.meta).examples.of_kind("bought")

@@ -55,6 +55,11 @@ class ACT:
             )
 
     @property
+    def trains_beside(self) -> bool:
+        """It trains a network of its own beside the model."""
+        return True
+
+    @property
     def passes(self) -> int:
         return self.steps + 2
 

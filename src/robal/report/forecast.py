@@ -130,8 +130,9 @@ def forecast(folder: Path, more: Sequence[int] = (), probability: float = 0.9, p
     if mapping(record.plan.get("oracle")).get("name") == "Hidden":
         each["label"] = 0.0  # a simulation
     pool = whole(mapping(record.environment.get("data")).get("pool"))
-    if pool is not None and last.bought + max(counts) > pool:
-        notes.append(f"The pool has {pool:,} images in all, fewer than these labels need.")
+    apart = last.labels.get("known", 0) + (last.audit.asked + last.audit.alike if last.audit else 0)
+    if pool is not None and last.bought - last.labels.get("repeated", 0) + max(counts) > pool - apart:
+        notes.append(f"The pool has {pool - apart:,} images to ask about in all, fewer than these labels need.")
     outlooks = []
     for count in counts:
         rounds = -(-count // per_round)

@@ -93,9 +93,12 @@ class Run:
         labels, rates = self.curve(measure)
         if not self.is_finished or not rates:
             return None
-        if at == "area":
-            return area(labels, rates)
         last = self.record.last
+        if at == "area":
+            if last is not None and last.stopped and labels[-1] < self.cell.plan.budget:
+                # it would hardly have risen: as high to the end, so that it compares with runs that went on
+                labels, rates = [*labels, self.cell.plan.budget], [*rates, rates[-1]]
+            return area(labels, rates)
         rate = None if last is None else rate_of(last, measure)
         return None if rate is None else rate.value
 

@@ -238,11 +238,6 @@ def _train(
     averaged = copy.deepcopy(model).eval() if recipe.average else None
     beside = [] if companion is None else [weight for weight in companion.parameters() if weight.requires_grad]
     backbone, groups = _apart(recipe, model)
-    if groups and beside:
-        raise InputError(
-            f"{type(recipe.objective).__name__} trains something of its own beside the model, for which backbone and "
-            "probe say nothing: leave them out"
-        )
     optimiser = recipe.optimiser.build(groups) if groups else recipe.optimiser.build([*model.parameters(), *beside])
     if recipe.keep_optimiser and previous.optimiser:
         load_optimiser(optimiser, previous.optimiser)  # of the model alone: a companion may be another one's

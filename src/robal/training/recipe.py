@@ -92,10 +92,9 @@ class Recipe:
             raise InputError("keep_optimiser goes with one learning rate for all layers: leave out backbone and probe")
         if self.backbone == 0 and self.shrink < 1:
             raise InputError("backbone=0 leaves all before the head as it is, and shrink would change it")
-        if self.head_apart and self.needs_meta:
-            raise InputError(
-                f"{type(self.objective).__name__} learns by steps of the whole network: leave out backbone, probe"
-            )
+        if self.head_apart and (self.needs_meta or getattr(self.objective, "trains_beside", False)):
+            name = type(self.objective).__name__
+            raise InputError(f"{name} trains more than the network's layers one by one: leave out backbone and probe")
         if self.devices < 1 or (self.devices > 1 and self.batch_size < 2 * self.devices):
             raise InputError(
                 f"devices is 1 or more, with at least two images of a batch for each; {self.devices} devices and a "
