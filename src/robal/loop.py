@@ -314,7 +314,9 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         "train": trained.earlier + time.perf_counter() - started,
     }
     first = place.round(0) / "model.safetensors"
-    given = Trained.load(first, initial(plan, data).model).model if number and data.known is not None else None
+    given = None
+    if number and data.known is not None:
+        given = Trained.load(first, initial(plan, data, (*data.classes, *place.new_classes(0))).model).model
     audit, known = audit_of(plan, state), data.as_known_by(classes)
     row = measure(plan, known, labelled, trained, number, answers, given, audit, state.history) | {
         "kept": describe_kept(state.kept, known.hidden),
