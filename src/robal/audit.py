@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from robal.images import Images
 from robal.new_images import prints
 from robal.parquet import ParquetImages
 
-_Z95 = 1.959963984540054
+_Z95 = NormalDist().inv_cdf(0.975)
 
 
 def audit_size(wanted: int | str) -> int:

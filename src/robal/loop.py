@@ -168,6 +168,8 @@ def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolde
         note["evaluations"] += asking.evaluations
     if first:
         question = first_question(plan, candidates)
+        if plan.audit_images:
+            note["alike"] = alike(state.pool.images, question[: plan.audit_images]).tolist()
     else:
         draw = generator(plan.seed, "choose", state.round)
         question = choose(plan.with_threats().acquisition, candidates, plan.per_round, draw)
@@ -352,7 +354,8 @@ def reveal(plan: Plan, state: State, relabelled: tuple[Tensor, Tensor]) -> State
     count, audit, pool = audited_of(plan, state.round), state.audit, state.pool
     if count:
         audit = (question[:count], answers[:count])
-        pool = pool.set_apart(torch.cat([question[:count], alike(pool.images, question[:count])]))
+        beside = torch.tensor((state.note or {}).get("alike", []), dtype=torch.int64)
+        pool = pool.set_apart(torch.cat([question[:count], beside]))
     known = replace(state, pool=pool.reveal(question[count:], answers[count:]), audit=audit).relabelled(*relabelled)
     return replace(
         known,
@@ -508,13 +511,13 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
         answers = None if asked is None else place.answers(number, asked[0])
         if asked is None or answers is None:
             raise RunFolderError(f"{place.path} lacks the labels of round {number}: its state.sqlite is not the run's")
-        state = replace(state, question=asked[0], answers=answers, history=history[:number])
+        state = replace(state, question=asked[0], note=asked[1], answers=answers, history=history[:number])
         state = reveal(plan, with_new_classes(state, data, place), place.relabelled(number))
         state = replace(
             state, kept=carried_on(state.kept, load_kept(place.round(number) / "kept.safetensors", data.images))
         )
         tidy(place.round(number))  # a kill came after the metrics
-    state = replace(state, history=history, question=None, answers=None)
+    state = replace(state, history=history, question=None, note=None, answers=None)
     trained = initial(plan, data, state.pool.classes)
     if plan.start.weights and not plan.start.labels and not history:
         load_weights(trained.model, place.path / WEIGHTS)

@@ -152,13 +152,10 @@ def measure(
     is_last = number == plan.rounds or stopped is not None
     if data.test is not None:
         inputs, labels = data.test.images.at_rest(torch.arange(len(data.test))), data.test.labels
-        if before is not None:
-            was, now = (clean(model, inputs, labels).correct for model in (before, trained.model))
-            row["against_before"] = against_before(was, now)
         unknown = int((labels >= len(data.classes)).sum())
         if unknown:
             row["unforeseen"] = unknown
-        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last)
+        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last, before=before)
     if audit is not None:
         row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
         known = audit.labels >= 0
@@ -237,6 +234,7 @@ def _measured(
     number: int,
     is_last: bool,
     what: str = "test",
+    before: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all.
 
@@ -249,6 +247,9 @@ def _measured(
         return found
     verdicts = clean(model, inputs[known], labels[known])
     found["accuracy"], per_class["accuracy"] = float(verdicts.correct.sum()) / total, verdicts.per_class
+    if before is not None:
+        was = clean(before, inputs[known], labels[known]).correct
+        found["against_before"] = against_before(was, verdicts.correct)
     parts: list[tuple[int, tuple[Attack, ...]]] = [(asked.each_round_images or asked.images, asked.each_round)]
     if is_last:
         parts.append((asked.images, asked.at_end))
