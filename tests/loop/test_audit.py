@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,18 @@ def audited(tmp_path_factory: pytest.TempPathFactory, source: Data) -> Path:
 
 def state_of(plan: Plan, data: Data, folder: Path) -> Any:
     return load(plan, data, RunFolder(folder))[0]
+
+
+@contextmanager
+def asked(plan: Plan, data: Data, folder: Path) -> Iterator[tuple[RunFolder, Any]]:
+    """A run that has asked its first question, to be answered by others than its oracle."""
+    going = rounds(plan, data, folder)
+    next(going)
+    going.close()
+    place = RunFolder(folder)
+    with place.locked():
+        state, previous = load(plan, data, place)
+        yield place, ask(plan, data, state, previous, place)
 
 
 @pytest.mark.parametrize("width", [1, 3, 7.5, 20])
@@ -168,14 +182,7 @@ def test_where_there_is_no_test_the_audit_takes_its_place(source: Data, tmp_path
 
 def test_images_of_no_class_are_left_out_of_its_rates_and_said(source: Data, tmp_path: Path) -> None:
     plan, folder = tiny_plan("audit=30", "rounds=0"), tmp_path / "run"
-    going = rounds(plan, source, folder)
-    next(going)
-    going.close()
-
-    place = RunFolder(folder)
-    with place.locked():
-        state, previous = load(plan, source, place)
-        state = ask(plan, source, state, previous, place)
+    with asked(plan, source, folder) as (place, state):
         answers = source.hidden[state.question].clone()  # type: ignore[index]
         answers[:5] = NONE_OF_THESE
         place.save_answers(0, state.question, answers, "test")  # type: ignore[arg-type]
@@ -230,13 +237,7 @@ def test_an_image_equal_to_a_known_one_is_not_drawn_for_the_audit(source: Data, 
 
 def test_further_answers_about_the_audit_are_no_labels_bought(source: Data, tmp_path: Path) -> None:
     plan, folder = tiny_plan("audit=30", "rounds=0"), tmp_path / "run"
-    going = rounds(plan, source, folder)
-    next(going)
-    going.close()
-    place = RunFolder(folder)
-    with place.locked():
-        state, previous = load(plan, source, place)
-        state = ask(plan, source, state, previous, place)
+    with asked(plan, source, folder) as (place, state):
         said = [
             Judgement(f"{image}-{who}", image, who, int(source.hidden[image]))  # type: ignore[index]
             for image in state.question[:30].tolist()  # type: ignore[index]
@@ -256,13 +257,7 @@ def test_a_class_first_named_in_the_audit_of_a_given_model_is_measured(source: D
     known[100:] = UNLABELLED
     data, folder = replace(source, known=known), tmp_path / "run"
     plan = tiny_plan(f"start={{labels: 0, weights: '{weights}'}}", "audit=12", "rounds=1", "per_round=5")
-    going = rounds(plan, data, folder)
-    next(going)
-    going.close()
-    place = RunFolder(folder)
-    with place.locked():
-        state, previous = load(plan, data, place)
-        state = ask(plan, data, state, previous, place)
+    with asked(plan, data, folder) as (place, state):
         answers = source.hidden[state.question].clone()  # type: ignore[index]
         answers[:3] = place.judgements.add_class(data.classes, "owl", 0, "ann")
         place.save_answers(0, state.question, answers, "test")  # type: ignore[arg-type]
