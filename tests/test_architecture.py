@@ -40,7 +40,7 @@ GROUPS: list[tuple[str, ...]] = [
         "assessment",
     ),
     ("report",),
-    ("export",),
+    ("export", "doctor"),
     ("labelling",),
     ("presets",),
     ("retraining",),

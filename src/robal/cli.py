@@ -1044,6 +1044,46 @@ def presets_command(name: str | None = None) -> None:
         print(f"{known:26} {presets.summary(known)}")
 
 
+@app.command(name="doctor")
+def doctor_command(*, data: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Look whether robal can work here: versions, devices, data sets, extras, and a small run from choice to report.
+
+    Nothing is changed. Exit code 1 if something that is needed is missing or wrong.
+
+    For example:
+
+    - `robal doctor`
+    - `robal doctor --data ~/data`
+    - `robal doctor --json > doctor.json` (to put into a report of a defect)
+
+    Parameters
+    ----------
+    data
+        The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
+    json
+        Print one JSON object for each thing looked at, and nothing else, on standard output.
+    """
+    from dataclasses import asdict
+
+    from robal.doctor import examine
+
+    marks = {"good": "[green]✓[/green]", "absent": "[yellow]–[/yellow]", "bad": "[red]✗[/red]"}
+    console, about, bad = Console(quiet=json, highlight=False), "", 0
+    for found in examine(data):
+        if json:
+            print(json_module.dumps(asdict(found)), flush=True)
+        if found.about != about:
+            console.print(f"[bold]{escape(found.about)}[/bold]", soft_wrap=True)
+        about = found.about
+        advice = f"  [dim]{escape(found.advice)}[/dim]" if found.advice and found.state != "good" else ""
+        console.print(f"  {marks[found.state]} {found.what:16} {escape(found.said)}{advice}", soft_wrap=True)
+        bad += found.state == "bad"
+    if bad:
+        console.print(f"[red]{bad} of these must be mended.[/red]")
+        raise SystemExit(1)
+    console.print("robal works here.")
+
+
 @pool_app.command(name="build")
 def build_command(
     source: str,
