@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types format bench clean
+.PHONY: help demo test test-slow lint types format docs release-check bench clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,8 +55,34 @@ format: .venv/developed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.venv/documented: .venv/installed
+	$(PIP) -e '.[docs]'
+	touch $@
+
+docs: .venv/documented  ## the site, its examples carried out, into build/docs (minutes the first time)
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs . build/docs
+	@echo "open build/docs/index.html"
+
+# Wheel and sdist, each in a virtual environment of its own, from another folder: what a user would get. The wheel is built
+# from the sdist; the least versions are tested with it by the tests that need no extra.
+RELEASE := build/release
+AWAY := cd $(RELEASE) && OMP_NUM_THREADS=1
+release-check:  ## build wheel and sdist, install them afresh, with the newest and the least versions, and try them
+	rm -rf $(RELEASE)
+	for name in tools newest minimal; do $(PYTHON) -m venv $(RELEASE)/$$name || exit; done
+	$(RELEASE)/tools/bin/pip install --quiet --disable-pip-version-check build twine 'sp-repo-review[cli]'
+	$(RELEASE)/tools/bin/repo-review .
+	$(RELEASE)/tools/bin/python -m build --outdir $(RELEASE)/dist .
+	$(RELEASE)/tools/bin/twine check --strict $(RELEASE)/dist/*
+	$(RELEASE)/newest/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(RELEASE)/dist/*.tar.gz
+	$(AWAY) newest/bin/robal doctor
+	$(RELEASE)/minimal/bin/pip install --quiet --disable-pip-version-check -c constraints-minimal.txt $(RELEASE)/dist/*.whl pytest
+	$(AWAY) minimal/bin/robal doctor
+	$(AWAY) minimal/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. -m "not slow" -W default $(MINIMAL:%=../../tests/%)
+	@echo "build/release/dist is ready"
+
 bench: .venv/developed  ## speed of crafting against a plain loop
 	$(BIN)/python benchmarks/crafting.py
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv .label-studio .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .label-studio build .pytest_cache .mypy_cache .ruff_cache

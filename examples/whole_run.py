@@ -1,6 +1,8 @@
-"""A whole run on arrays of one's own: scikit-learn's digits, with a plan small enough for a few seconds."""
+# %% [markdown]
+# # A whole run on arrays of one's own
+# scikit-learn's digits, with a plan small enough for a few seconds.
 
-import sys
+# %%
 from dataclasses import replace
 
 from sklearn.datasets import load_digits
@@ -8,7 +10,7 @@ from sklearn.datasets import load_digits
 from robal import Adversarial, Data, Evaluation, Plan, Recipe, run
 from robal.report import report
 
-folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example"
+folder = "runs/example"
 digits = load_digits()
 
 data = Data.from_arrays(digits.images / 16, digits.target, resize=28)

@@ -77,7 +77,7 @@ def _from_any(known: Known, file: File, path: Path, bases: Sequence[str]) -> Non
             corrupt = True
             failures.append(f"{url}: its md5 should be {file.md5}, but is {came}")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            failures.append(f"{url}: {error or type(error).__name__}")
+            failures.append(f"{url}: {str(error) or type(error).__name__}")
         finally:
             part.unlink(missing_ok=True)
     message = f"{file.name} of {known.name} could not be fetched. {'; '.join(failures)}. "
