@@ -29,6 +29,8 @@ def commands(path: Path) -> list[str]:
         code = fence == "```bash" or (not fence and line.startswith("    "))
         if code and re.match(r"(?:[A-Z_]+=\S+ )*robal [a-z]", line.strip()) and "…" not in line.split("#")[0]:
             found.append(line.strip())
+        elif not code and not fence:  # within a sentence a command may be a mere name
+            found += [span for span in re.findall(r"`(robal [a-z][^`…]*)`", line) if re.search(r" --\w|=", span)]
     return found
 
 
