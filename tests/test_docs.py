@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclopts import App
 
+from robal import cli
 from robal.cli import app
 from robal.plans import read_plan, read_yaml
 from robal.presets import text
@@ -39,7 +44,21 @@ def python(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
 
 
-ALL = [(path.relative_to(ROOT), line) for path in TEXTS for line in commands(path)]
+def functions(of: App) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The functions behind the commands, those of groups of commands too."""
+    for name in of:
+        inner = of[name]
+        if inner.default_command is not None and inspect.getmodule(inner.default_command) is cli:
+            yield name, inner.default_command
+        elif not name.startswith("-"):
+            yield from functions(inner)
+
+
+HELP = {name: str(function.__doc__) for name, function in functions(app)}
+ALL = [(str(path.relative_to(ROOT)), line) for path in TEXTS for line in commands(path)]
+ALL += [
+    (f"robal {name} --help", line) for name, text in HELP.items() for line in re.findall(r"- `(robal [^`…]*)`", text)
+]
 
 
 @pytest.fixture
@@ -64,9 +83,14 @@ def test_there_are_commands_to_check() -> None:
     assert {str(path) for path, _ in ALL} >= {"README.md", "docs/start.md", "docs/guides/evaluate.md"}
 
 
+@pytest.mark.parametrize("name", HELP)
+def test_every_help_has_an_example(name: str) -> None:
+    assert re.search(r"For example:\n\n    - `robal ", HELP[name])
+
+
 @pytest.mark.usefixtures("_my_methods")
 @pytest.mark.parametrize(("path", "line"), ALL, ids=[f"{path}-{number}" for number, (path, _) in enumerate(ALL)])
-def test_the_command_is_one(path: Path, line: str) -> None:
+def test_the_command_is_one(path: str, line: str) -> None:
     words = shlex.split(line, comments=True)
     words = words[words.index("robal") + 1 :]
     words = words[: min((words.index(stop) for stop in (">", "&&", "|") if stop in words), default=len(words))]

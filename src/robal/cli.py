@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from rich.console import Console
 from rich.markup import escape
 
@@ -65,21 +65,28 @@ class Where:
         return Sharded(str(self.shards)) if self.shards else Local()
 
 
+RUNS = Group("Runs: choose, label, train, measure", sort_key=1)
+MODELS = Group("A model of yours", sort_key=2)
+STUDIES = Group("Studies", sort_key=3)
+DATA = Group("Data", sort_key=4)
+HERE = Group("What is here", sort_key=5)
 app = App(
     name="robal",
     help="Robust active learning: which images to label so that the model stands up to adversarial examples.",
     version=__version__,
     help_format="markdown",
+    group_commands=Group("Also", sort_key=6),
 )
-data_app = App(name="data", help="Data sets: what is known, what is here, and how to get it.")
+app.register_install_completion_command(help="Let your shell complete robal's commands and options.")
+data_app = App(name="data", group=DATA, help="Data sets: what is known, what is here, and how to get it.")
 app.command(data_app)
-pool_app = App(name="pool", help="Pools on disk: many images in one Parquet file, read as they are needed.")
+pool_app = App(name="pool", group=DATA, help="Pools on disk: many images in one Parquet file, read as they are needed.")
 app.command(pool_app)
-labels_app = App(name="labels", help="The labels of a run out and in: CSV, JSON, folders of images.")
+labels_app = App(name="labels", group=RUNS, help="The labels of a run out and in: CSV, JSON, folders of images.")
 app.command(labels_app)
 
 
-@app.command(name="run")
+@app.command(name="run", group=RUNS)
 def run_command(
     *settings: str,
     preset: str | None = None,
@@ -129,7 +136,7 @@ def run_command(
     _carry_out(plan, plan.data.load(), out or default_folder(plan), json)
 
 
-@app.command(name="resume")
+@app.command(name="resume", group=RUNS)
 def resume_command(
     folder: Path, *, data: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False
 ) -> None:
@@ -154,7 +161,7 @@ def resume_command(
     _carry_out(plan, plan.data.load(), folder, json)
 
 
-@app.command(name="compare")
+@app.command(name="compare", group=STUDIES)
 def compare_command(
     study: Path,
     *,
@@ -228,7 +235,7 @@ def compare_command(
     raise SystemExit(_study(said, folder, many, track))
 
 
-@app.command(name="reproduce")
+@app.command(name="reproduce", group=STUDIES)
 def reproduce_command(
     name: str | None = None,
     *settings: str,
@@ -323,7 +330,7 @@ def reproduce_command(
     raise SystemExit(max(codes))
 
 
-@app.command(name="label")
+@app.command(name="label", group=RUNS)
 def label_command(
     folder: Path | None = None,
     *,
@@ -494,7 +501,7 @@ def correct_command(folder: Path, source: Path, *, who: str | None = None, data:
     print(corrected(folder, source, who or getpass.getuser(), data))
 
 
-@app.command(name="report")
+@app.command(name="report", group=RUNS)
 def report_command(*folders: Path, out: Path | None = None) -> None:
     """Show runs: a table here, and a page with learning curves and the queried images.
 
@@ -525,7 +532,7 @@ def report_command(*folders: Path, out: Path | None = None) -> None:
     console.print(f"Report: {page}", soft_wrap=True, markup=False)
 
 
-@app.command(name="forecast")
+@app.command(name="forecast", group=RUNS)
 def forecast_command(
     folder: Path,
     *,
@@ -573,7 +580,7 @@ def forecast_command(
     console.print(f"Picture: {drawn}", soft_wrap=True, markup=False)
 
 
-@app.command(name="export")
+@app.command(name="export", group=RUNS)
 def export_model_command(
     run: Path,
     *,
@@ -622,7 +629,7 @@ def export_model_command(
     print("Written: " + ", ".join(str(path) for path in found.files))
 
 
-@app.command(name="select")
+@app.command(name="select", group=MODELS)
 def select_command(
     *,
     model: str,
@@ -651,8 +658,8 @@ def select_command(
     - `robal select --model my_networks:build --weights w.safetensors --images photos/ --n 200`
     - `robal select --model LeNet5 --weights w.safetensors --images pool.npz --acquisition BADGE --n 100 --classes 10`
     - `robal select --model LeNet5 --weights runs/dre/rounds/006/model.safetensors --images digits --n 20`
-    - `robal select ... --acquisition '{name: DRE, bins: 30}' --labelled labels.csv --out next.csv`
-    - `robal select ... --images pool.parquet --engine ray --workers 8 --shards seen/`
+    - `robal select … --acquisition '{name: DRE, bins: 30}' --labelled labels.csv --out next.csv`
+    - `robal select … --images pool.parquet --engine ray --workers 8 --shards seen/`
 
     Parameters
     ----------
@@ -716,7 +723,7 @@ def select_command(
     print(f"{n} of {chosen.candidates} images chosen by {chosen.by}: {out}, and to look at: {sheet}")
 
 
-@app.command(name="rank")
+@app.command(name="rank", group=MODELS)
 def rank_command(
     *,
     model: str,
@@ -815,7 +822,7 @@ def rank_command(
         print(f"no fault in {found['images']:,} labelled images")
 
 
-@app.command(name="retrain")
+@app.command(name="retrain", group=MODELS)
 def retrain_command(
     *settings: str,
     model: str,
@@ -845,8 +852,8 @@ def retrain_command(
 
     - `robal retrain --model LeNet5 --weights w.safetensors --train mnist --images new/ --threat linf:0.3 --budget 1%`
     - `robal retrain --model my_networks:build --weights w.safetensors --train photos/ --images new/`
-    - `robal retrain ... --acquisition KMST recipe.epochs=10 --out runs/retrained`
-    - `robal retrain ... oracle=Page --out runs/mine`, then `robal label runs/mine`, and `robal resume runs/mine`
+    - `robal retrain … --acquisition KMST recipe.epochs=10 --out runs/retrained`
+    - `robal retrain … oracle=Page --out runs/mine`, then `robal label runs/mine`, and `robal resume runs/mine`
 
     Parameters
     ----------
@@ -910,7 +917,7 @@ def retrain_command(
     _carry_out(plan, found, out or default_folder(plan), json)
 
 
-@app.command(name="evaluate")
+@app.command(name="evaluate", group=MODELS)
 def evaluate_command(
     *,
     run: Path | None = None,
@@ -1021,7 +1028,7 @@ def evaluate_command(
     console.print(f"Evaluation: {page}", soft_wrap=True, markup=False)
 
 
-@app.command(name="presets")
+@app.command(name="presets", group=HERE)
 def presets_command(name: str | None = None) -> None:
     """List the published protocols, or print one as YAML.
 
@@ -1044,7 +1051,7 @@ def presets_command(name: str | None = None) -> None:
         print(f"{known:26} {presets.summary(known)}")
 
 
-@app.command(name="doctor")
+@app.command(name="doctor", group=HERE)
 def doctor_command(*, data: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Look whether robal can work here: versions, devices, data sets, extras, and a small run from choice to report.
 
@@ -1222,6 +1229,10 @@ def info_command(file: Path) -> None:
 @data_app.command(name="list")
 def list_command(*, data: Path | None = None) -> None:
     """What data sets are known, and which are here with the right checksums.
+
+    For example:
+
+    - `robal data list --data ~/data`
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from robal import __version__, presets
+from robal.cli import app
 from robal.datasets import catalogue
 from robal.oracles.csv_file import read_rows
 from robal.plans import default_folder, read_plan, read_yaml
@@ -398,3 +399,20 @@ def test_the_global_threads_are_left_alone(robal: Any, finished: Path) -> None:
     before = torch.get_num_threads()
     assert robal("resume", finished).code == 0
     assert torch.get_num_threads() == before
+
+
+def test_a_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
+    script = tmp_path / "robal.bash"
+    script.write_text(app.generate_completion(shell="bash"))
+    asked = """
+        source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+        $(complete -p robal | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo "${COMPREPLY[@]}"
+    """
+
+    def completed(*words: str) -> str:
+        command = ["bash", "-c", asked, "bash", str(script), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert completed("robal", "fore") == "forecast"
+    assert completed("robal", "pool", "bu") == "build"
+    assert completed("robal", "run", "--pre") == "--preset"
