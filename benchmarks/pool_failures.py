@@ -31,13 +31,15 @@ from robal.datasets import Dataset, load
 from robal.evaluation import predict
 from robal.files import whole, write
 from robal.folder import RunFolder
-from robal.loop import State, step
 from robal.loop import load as load_state
+from robal.loop import step
 from robal.oracles.csv_file import write_rows
 from robal.plan import Plan
+from robal.plan_checks import check
 from robal.plans import read_plan
 from robal.records import check_same_run, digest, same_numerics, write_records
 from robal.seeds import generator
+from robal.state import State
 from robal.training import Trained
 
 ORDINARY, ODD, TARGET = 0, 1, 2  # what a pool image is; target number i is TARGET + i
@@ -276,7 +278,7 @@ def save(part: Part, folder: Path) -> None:
 def ended_run(plan: Plan, folder: Path) -> tuple[State, Trained]:
     """As `robal.run`, but with what training left behind: its pseudo-labels are written nowhere."""
     data = plan.data.load()
-    plan.check(data)
+    check(plan, data)
     with RunFolder(folder).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)

@@ -13,7 +13,7 @@ from robal.data import Data, Split
 from robal.datasets import Dataset, load
 from robal.errors import InputError
 from robal.images import InMemory
-from robal.plan import Source
+from robal.source import Source
 
 CLASSES = ("a", "b", "c", "d")
 

@@ -56,8 +56,9 @@ if TYPE_CHECKING:
     from robal.data import Data
     from robal.loop import run
     from robal.objectives import Adversarial, Natural, Trades
-    from robal.plan import Evaluation, Plan, Source, Start, Validation
+    from robal.plan import Evaluation, Plan, Start, Validation
     from robal.pool import Pool
+    from robal.source import Source
     from robal.threats import L1, L2, Linf
     from robal.training import Recipe
     from robal.training.fit import fit
@@ -124,7 +125,7 @@ __all__ = [
     "select",
 ]
 
-_HOMES = ("threats", "pool", "data", "attacks", "objectives", "acquisition", "training", "plan", "loop")
+_HOMES = ("threats", "pool", "data", "attacks", "objectives", "acquisition", "training", "source", "plan", "loop")
 
 
 def __getattr__(name: str) -> Any:

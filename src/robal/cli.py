@@ -78,11 +78,26 @@ app = App(
     group_commands=Group("Also", sort_key=6),
 )
 app.register_install_completion_command(help="Let your shell complete robal's commands and options.")
-data_app = App(name="data", group=DATA, help="Data sets: what is known, what is here, and how to get it.")
+data_app = App(
+    name="data",
+    group_commands="Commands",
+    group=DATA,
+    help="Data sets: what is known, what is here, and how to get it.",
+)
 app.command(data_app)
-pool_app = App(name="pool", group=DATA, help="Pools on disk: many images in one Parquet file, read as they are needed.")
+pool_app = App(
+    name="pool",
+    group_commands="Commands",
+    group=DATA,
+    help="Pools on disk: many images in one Parquet file, read as they are needed.",
+)
 app.command(pool_app)
-labels_app = App(name="labels", group=RUNS, help="The labels of a run out and in: CSV, JSON, folders of images.")
+labels_app = App(
+    name="labels",
+    group_commands="Commands",
+    group=RUNS,
+    help="The labels of a run out and in: CSV, JSON, folders of images.",
+)
 app.command(labels_app)
 
 

@@ -25,7 +25,7 @@ from robal.evaluation import broken_by, clean, predict
 from robal.files import whole, write
 from robal.folder import RunFolder
 from robal.images import unit
-from robal.loop import State, load
+from robal.loop import load
 from robal.plan import Plan
 from robal.progress import say
 from robal.records import check_same_run, plan_of
@@ -34,6 +34,7 @@ from robal.report.folder import read
 from robal.report.rates import Rate
 from robal.report.words import epsilon
 from robal.seeds import generator, stream
+from robal.state import State
 from robal.threats import L2, Linf, Threat
 
 TOLERANCE = 1e-4

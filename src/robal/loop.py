@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,80 +18,27 @@ from robal.bias import bias_of_classes, describe_bias
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
-from robal.folder import RunFolder, is_over
-from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, relabelled_too, save_kept
+from robal.folder import RunFolder
+from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept
 from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
-from robal.networks import channels_last, load_weights
-from robal.objectives import Natural
+from robal.networks import load_weights
 from robal.oracles import Hidden, InFolder, LabelStudio, audited
-from robal.plan import Plan, device_of
+from robal.other_models import PROXY, initial, of_proxy, proxy, suspects, teacher
+from robal.plan import Plan
+from robal.plan_checks import check
 from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
 from robal.progress import say, track
 from robal.records import WEIGHTS, begun_from, check_same_run, contact_sheet, same_numerics, write_records
 from robal.seeds import generator, stream
-from robal.suspects import describe_labels, out_of_fold, queue
-from robal.threats import with_threat
+from robal.state import State, audited_of, reveal, shared_out, there, with_new_classes
+from robal.suspects import describe_labels
 from robal.training import Trained, fit
 
 PRETRAINED = (
     "The weights that training begins from may cost robustness: standard pre-training can lower it even under "
     "adversarial fine-tuning (arXiv 2312.05716). Compare with a run without them."
 )
-_PROXY = "proxy-weights.safetensors"
 _SCRATCH = ("training*", "pool-*", "proxy*", "suspects*")  # files of a round at work, without their suffix
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Where a run stands. A value: a step returns a new one.
-
-    Args:
-        pool: what is known of the labels.
-        history: the metrics of the finished rounds; the round at work is `len(history)`.
-        question: [n] int64, what the round at work asks about, or None before it asks.
-        note: what was seen when the question was chosen (entropies, seconds).
-        answers: [n] int64, or None before they are all there.
-        validation: [V] int64, the bought images that went to validation.
-        meta: [M] int64, those that went to the meta set.
-        again: [A] int64, those that were asked about again.
-        kept: what the acquisition function added to the training set: adversarial twins, pseudo-labelled images.
-        audit: [n] int64 twice, the images of the audit set and their answers, which the pool does not know.
-    """
-
-    pool: Pool
-    history: tuple[dict[str, Any], ...] = ()
-    question: Tensor | None = None
-    note: dict[str, Any] | None = None
-    answers: Tensor | None = None
-    validation: Tensor = torch.empty(0, dtype=torch.int64)
-    meta: Tensor = torch.empty(0, dtype=torch.int64)
-    again: Tensor = torch.empty(0, dtype=torch.int64)
-    kept: Examples = field(default_factory=Examples.none)
-    audit: tuple[Tensor, Tensor] = (torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
-
-    @property
-    def labels(self) -> Tensor:
-        """[N] int64, as the pool's, with the answers of the audit: for people who look at labels, not for training."""
-        found = self.pool.labels.clone()
-        found[self.audit[0]] = self.audit[1]
-        return found
-
-    def is_over(self, plan: Plan) -> bool:
-        """Whether the last round is done, by the plan's number or because its `stop` says so."""
-        return is_over(plan.rounds, self.history)
-
-    def relabelled(self, images: Tensor, labels: Tensor) -> State:
-        """With other labels, [q] int64, of images that have one; those of the audit stay apart."""
-        of_audit = torch.isin(images, self.audit[0])
-        corrected = self.labels
-        corrected[images] = labels
-        pool = self.pool.relabel(images[~of_audit], labels[~of_audit])
-        return replace(self, pool=pool, audit=(self.audit[0], corrected[self.audit[0]]))
-
-    @property
-    def round(self) -> int:
-        """The number of the round at work."""
-        return len(self.history)
 
 
 def run(plan: Plan, data: Data, folder: Path | str) -> State:
@@ -116,7 +63,7 @@ def run(plan: Plan, data: Data, folder: Path | str) -> State:
 
 def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
     """`run`, one state at a time: as found in the folder, then after each finished round."""
-    plan.check(data)
+    check(plan, data)
     with RunFolder(Path(folder)).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)
@@ -214,7 +161,7 @@ def _without(candidates: Candidates, images: Tensor) -> Candidates:
 
 def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
     """Get the question answered, now or, by AwaitingLabels, later."""
-    started, question = time.perf_counter(), _there(state.question)
+    started, question = time.perf_counter(), there(state.question)
     oracle: Any = plan.oracle
     if not len(question):
         return replace(state, answers=question)
@@ -274,7 +221,7 @@ def guesses_of(state: State, previous: Trained, question: Tensor) -> dict[int, t
 def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> tuple[State, Trained]:
     """Reveal the answers, train, measure: with the metrics written, the round is over."""
     number, scratch = state.round, place.round(state.round)
-    question, answers, note = _there(state.question), _there(state.answers), state.note or {}
+    question, answers, note = there(state.question), there(state.answers), state.note or {}
     before = len(state.pool.classes)
     of_classes = bias_of_classes(data.hidden, question, state.pool.candidates) if len(question) else {}  # for readers
     relabelled = place.relabelled(number)
@@ -344,41 +291,6 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
 
 
-def reveal(plan: Plan, state: State, relabelled: tuple[Tensor, Tensor]) -> State:
-    """The state whose pool knows the answers; random shares go to validation and the meta set (DESIGN §3, rule 10).
-
-    Those of the audit stay apart. `relabelled`: images that the round asked about again, and their labels now.
-    """
-    question, answers = _there(state.question), _there(state.answers)
-    validation, meta = shared_out(plan, state.round, len(question))
-    count, audit, pool = audited_of(plan, state.round), state.audit, state.pool
-    if count:
-        audit = (question[:count], answers[:count])
-        beside = torch.tensor((state.note or {}).get("alike", []), dtype=torch.int64)
-        pool = pool.set_apart(torch.cat([question[:count], beside]))
-    known = replace(state, pool=pool.reveal(question[count:], answers[count:]), audit=audit).relabelled(*relabelled)
-    return replace(
-        known,
-        validation=torch.cat([state.validation, question[validation]]),
-        meta=torch.cat([state.meta, question[meta]]),
-        again=torch.cat([state.again, relabelled[0]]),
-        kept=relabelled_too(state.kept, *relabelled),
-    )
-
-
-def shared_out(plan: Plan, number: int, asked: int) -> tuple[Tensor, Tensor]:
-    """Which of the answers of a round, as positions in the question, go to validation, and which to the meta set."""
-    audit = audited_of(plan, number)
-    validation, meta = plan.apart(asked - audit)
-    drawn = torch.randperm(asked - audit, generator=generator(plan.seed, "validation", number)) + audit
-    return drawn[:validation].sort().values, drawn[validation : validation + meta].sort().values
-
-
-def audited_of(plan: Plan, number: int) -> int:
-    """How many of the images that a round asks about, the first ones, are the audit's."""
-    return 0 if number else plan.audit_images
-
-
 def audit_of(plan: Plan, state: State) -> Audit | None:
     """The audit set as it is measured on; None without one."""
     indices, labels = state.audit
@@ -386,12 +298,6 @@ def audit_of(plan: Plan, state: State) -> Audit | None:
         return None
     apart = int((state.pool.labels == AUDITED).sum())
     return Audit(state.pool.images.at_rest(indices), labels, apart - len(indices))
-
-
-def with_new_classes(state: State, data: Data, place: RunFolder) -> State:
-    """The state whose pool knows the classes that people named up to its round."""
-    classes = (*data.classes, *place.new_classes(state.round))
-    return replace(state, pool=replace(state.pool, classes=classes))
 
 
 def left_over(pool: Pool, examples: Examples) -> Tensor:
@@ -404,78 +310,6 @@ def candidates_of(plan: Plan, state: State, previous: Trained) -> Candidates:
     seen = [{key: row[key] for key in ("round", "labelled", "labels", "validation")} for row in state.history]
     left, snapshots = state.pool.candidates, previous.snapshots
     return Candidates(previous.model, state.pool, left, plan.engine, snapshots=snapshots, history=seen)
-
-
-def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
-    """A standard model, trained naturally and from scratch on the bought training examples, as round 0's is."""
-    recipe = replace(
-        plan.start.recipe,
-        objective=Natural(),
-        keep="last",
-        patience=None,
-        restarts=1,
-        keep_optimiser=False,
-        snapshots=0,
-        pool=None,
-    )
-    examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples
-    seed = stream(plan.seed, "teacher", state.round)
-    what = f"round {state.round}: a standard model beside the robust one"
-    start = initial(plan, data, state.pool.classes)
-    return fit(recipe, examples, None, start, None, seed, checkpoint=checkpoint, what=what)
-
-
-def suspects(plan: Plan, data: Data, state: State, checkpoint: Path) -> tuple[list[int], int, float]:
-    """Bought training images whose labels look wrong, the worst first; what the search cost, seconds before a kill."""
-    assert plan.relabel is not None
-    examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples.of_kind("bought")
-    probs, spent, earlier = out_of_fold(
-        with_threat(plan.relabel.recipe, plan.threat),
-        examples,
-        lambda: initial(plan, data, state.pool.classes).model,
-        plan.relabel.folds,
-        stream(plan.seed, "suspects", state.round),
-        checkpoint=checkpoint,
-        what=f"round {state.round}: looking for wrong labels",
-    )
-    fresh = (~torch.isin(examples.origin, state.again)).nonzero().flatten()
-    chosen = queue(probs[fresh], examples.labels[fresh], plan.relabel.per_round)
-    return examples.origin[fresh][chosen].tolist(), spent, earlier
-
-
-def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
-    """`ByProxy`'s network, trained from scratch on what the model at hand was trained on, and saved for `additions`."""
-    number = state.round - 1
-    recipe = replace(
-        (plan.with_threats().start if number == 0 else plan.with_threats()).recipe,
-        warm_start=False,
-        keep_optimiser=False,
-        shrink=1.0,
-        snapshots=0,
-        pool=None,
-        backbone=1.0,  # it is another network, and nobody has trained it
-        probe=0.0,
-    )
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta)
-    taught = fit(
-        recipe,
-        labelled.examples,
-        None,
-        _of_proxy(plan, data, state, 0),
-        monitor_of(plan, labelled, number),
-        stream(plan.seed, "proxy", number),
-        fresh=lambda restart: _of_proxy(plan, data, state, restart).model,
-        checkpoint=folder / "proxy.safetensors",
-        what=f"round {state.round}: the proxy",
-    )
-    taught.save(folder / _PROXY)
-    return taught
-
-
-def _of_proxy(plan: Plan, data: Data, state: State, number: int) -> Trained:
-    of = proxy_in(plan.acquisition)
-    assert of is not None
-    return initial(replace(plan, network=of.network), data, state.pool.classes, number)
 
 
 def additions(
@@ -495,7 +329,7 @@ def additions(
     draw = generator(plan.seed, "examples", state.round)
     candidates, labels = candidates_of(plan, state, previous), state.pool.labels[answered]
     if proxy_in(plan.acquisition) is not None:
-        asking = Trained.load(folder / _PROXY, _of_proxy(plan, data, state, 0).model)
+        asking = Trained.load(folder / PROXY, of_proxy(plan, data, state, 0).model)
         candidates = replace(candidates, proxy=asking.model)
     added = examples_of(plan.with_threats().acquisition, candidates, answered, labels, draw)
     if len(added):
@@ -535,24 +369,8 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     return state, trained
 
 
-def initial(plan: Plan, data: Data, classes: tuple[str, ...] | None = None, number: int = 0) -> Trained:
-    """The network before any training: its weights are a function of the plan's seed, and of the number of a restart.
-
-    `classes`: else the data's.
-    """
-    seed = stream(plan.seed, "restart", number) if number else plan.seed
-    model = plan.network(data.images.shape, len(classes or data.classes), seed)
-    return Trained(channels_last(model.to(device_of(plan.device)), data.images.shape).eval())
-
-
 def tidy(folder: Path) -> None:
     """Remove what a round needed only while it was at work."""
     for pattern in _SCRATCH:
         for path in folder.glob(f"{pattern}.safetensors"):
             path.unlink(missing_ok=True)
-
-
-def _there(value: Any) -> Any:
-    if value is None:
-        raise RuntimeError("a step was taken out of turn")
-    return value

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from robal.acquisition import DRE, Acquisition, NearExamples, Random, Score, needs_of, proxy_in
-from robal.acquisition.acquisition import parts_of
+from robal.acquisition import DRE, Acquisition, Random, Score
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.audit import audit_size
-from robal.data import Data
-from robal.datasets import Dataset, known_name, load
 from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.learning_curves import FEWEST
-from robal.networks import Architecture, LeNet5, head_makes_logits
-from robal.new_images import beside
+from robal.networks import Architecture, LeNet5
 from robal.objectives import Adversarial, FixMatch, Natural
-from robal.oracles import Hidden, Oracle, class_name
-from robal.parquet import in_memory, is_parquet, read_manifest, version_of
+from robal.oracles import Hidden, Oracle
+from robal.source import Source
 from robal.threats import Linf, Threat, with_threat
 from robal.training import Adam, Cosine, PoolTraining, Recipe, Triangular
 
@@ -43,140 +38,12 @@ def device_of(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the images come from and how they are split.
-
-    Args:
-        name: of a known data set (`robal data list`), an .npz file, a folder of images, a .parquet file that `robal
-            pool build` made (its images stay on disk), or module:function.
-        folder: where the user's data sets lie; "": the environment's ROBAL_DATA, else ./data.
-        resize: height and width in pixels to resize to; None: as they are.
-        held_out: where validation images that cost no label come from, see `Data.from_dataset`.
-        held_out_images: how many.
-        train_images, test_images: take only the first so many of each.
-        classes: names, for images that come without any label.
-        seed: of the split, where one is drawn; apart from the run's, so that runs of several seeds share their test.
-        imbalance: how many times as many images the pool has of its most frequent class as of its rarest, at least 1;
-            which class is which is drawn by `seed`. Test and validation stay as they are. See `Data.imbalanced`.
-        profile: from most to least frequent, "exponential", or "step": the second half of the classes is rare.
-        train: the labelled images that the model has been trained on, named as `name` is. The pool is then `name`'s
-            images beside them, and their labels are known and cost nothing; see `robal.new_images.beside`. "": none.
-        test: labelled images to test on, where `train` is given; "": as `beside` finds them.
-        apart: the share of `name`'s images that is tested on where `beside` draws them, in (0, 1).
-        unforeseen: for a simulation, the names of classes that nobody has thought of at the beginning; the oracle
-            names them as it meets them (or answers that they are none of the classes, see `Hidden`).
-    """
-
-    name: str = "digits"
-    folder: str = ""
-    resize: int | None = None
-    held_out: Literal["train", "test"] = "train"
-    held_out_images: int = 5000
-    train_images: int | None = None
-    test_images: int | None = None
-    classes: tuple[str, ...] = ()
-    seed: int = 0
-    imbalance: float = 1.0
-    profile: Literal["exponential", "step"] = "exponential"
-    train: str = ""
-    test: str = ""
-    apart: float = 0.5
-    unforeseen: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.apart < 1:
-            raise InputError(f"data.apart is a share, in (0, 1); {self.apart} came")
-        if self.test and not self.train:
-            raise InputError("data.test goes with data.train, the images that a model was trained on")
-        if self.train and self.imbalance > 1:
-            raise InputError("data.imbalance makes a pool without known labels; leave it out beside data.train")
-        if not 1 <= self.imbalance < float("inf"):
-            raise InputError(f"data.imbalance is a factor, at least 1; {self.imbalance} came")
-        if self.profile not in ("exponential", "step"):
-            raise InputError(f"data.profile is exponential or step; not {self.profile!r}")
-
-    def load(self) -> Data:
-        """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
-        data = self._load()
-        return data.without(self.unforeseen) if self.unforeseen else data
-
-    def _load(self) -> Data:
-        if self.train:
-            return self._beside()
-        if is_parquet(self.name):
-            if self.resize or self.train_images or self.test_images or self.imbalance > 1:
-                raise InputError("a Parquet pool is used as it is: resize, choose and cut by `robal pool build`")
-            return Data.from_parquet(
-                self.name, seed=self.seed, held_out=self.held_out, held_out_images=self.held_out_images
-            )
-        dataset = load(self.name, self.folder or None, resize=self.resize)
-        data = Data.from_dataset(
-            dataset,
-            seed=self.seed,
-            held_out=self.held_out,
-            held_out_images=self.held_out_images,
-            train_images=self.train_images,
-            test_images=self.test_images,
-        )
-        if self.imbalance > 1:
-            data = data.imbalanced(self.imbalance, self.profile, self.seed)
-        return replace(data, classes=self.classes) if self.classes and not data.classes else data
-
-    def _beside(self) -> Data:
-        """The pool of a retraining, see `beside`; what is named twice is one object."""
-        trained_on = self.read(self.train)
-        named: dict[str, Dataset] = {_located(self.train): trained_on}
-        for name in (self.name, self.test):
-            if name and _located(name) not in named:
-                classes = trained_on.classes
-                named[_located(name)] = self.read(name, classes)
-        new, tests = named[_located(self.name)], named[_located(self.test)] if self.test else None
-        if self.train_images is not None:
-            few = slice(self.train_images)
-            first = replace(trained_on, images=trained_on.images[few], labels=trained_on.labels[few])
-            trained_on, new = first, first if new is trained_on else new
-        if self.test_images is not None and new.test_images is not None and new.test_labels is not None:
-            few = slice(self.test_images)
-            first = replace(new, test_images=new.test_images[few], test_labels=new.test_labels[few])
-            trained_on, new = first if new is trained_on else trained_on, first
-        return beside(trained_on, new, tests, self.apart, self.seed)
-
-    def read(self, name: str, classes: tuple[str, ...] | None = None) -> Dataset:
-        """A data set whole, in memory. Raises DataError and InputError as `robal.datasets.load`."""
-        if not is_parquet(name):
-            return load(name, self.folder or None, resize=self.resize, classes=classes)
-        if self.resize:
-            raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
-        return in_memory(name)
-
-    def located(self) -> Source:
-        """The same with absolute paths, so that a run can be resumed from another working folder."""
-        folder = str(Path(self.folder).expanduser().resolve()) if self.folder else ""
-        name, train, test = (_located(one) for one in (self.name, self.train, self.test))
-        return replace(self, folder=folder, name=name, train=train, test=test)
-
-
-def _located(name: str) -> str:
-    """The absolute path of a data set that is a path; any other name as it is.
-
-    A Parquet file may grow: its newest version is named, so that a run goes on with what it began with.
-    """
-    if is_parquet(name):
-        file, version = version_of(name)
-        newest = len(read_manifest(file).versions) if file.is_file() and version is None else version
-        return f"{file.resolve()}@{newest}" if newest else str(file.resolve())
-    is_path = name and known_name(name) is None and Path(name).expanduser().exists()
-    return str(Path(name).expanduser().resolve()) if is_path else name
-
-
 def located(acquisition: Any) -> Any:
     """The same with absolute paths to examples, wherever inside they are named."""
     if not is_dataclass(acquisition) or isinstance(acquisition, type):
         return acquisition
-    if isinstance(acquisition, NearExamples):
-        path = Path(acquisition.examples).expanduser()
-        return replace(acquisition, examples=str(path.resolve())) if acquisition.examples else acquisition
+    if hasattr(acquisition, "located"):
+        return acquisition.located()
     parts = {field.name: getattr(acquisition, field.name) for field in fields(acquisition) if field.init}
     moved = {name: located(part) for name, part in parts.items()}
     return acquisition if all(moved[name] is part for name, part in parts.items()) else replace(acquisition, **moved)
@@ -472,143 +339,3 @@ class Plan:
             validation=with_threat(self.validation, self.threat),
             evaluation=with_threat(self.evaluation, self.threat),
         )
-
-    def check(self, data: Data) -> None:
-        """Refuse a plan that its data cannot carry, before anything is bought.
-
-        Raises:
-            InputError: fewer than two classes, a pool smaller than the budget, labels that are not there, images that
-                the network does not take, nothing to choose the best epoch by, AutoAttack standard with fewer than
-                four classes.
-        """
-        device_of(self.device)
-        for part in ("start", "acquisition", "recipe", "relabel", "validation", "evaluation"):
-            try:
-                with_threat(getattr(self, part), self.threat)
-            except InputError as error:
-                raise InputError(f"{part} does not go with the plan's threat, {self.threat}: {error}") from None
-        if len(data.classes) < 2:
-            raise InputError(
-                f"at least two classes are needed; there are {len(data.classes)}. "
-                "For images without labels, name them: data.classes='[cat, dog]'"
-            )
-        candidates = data.pool.candidates
-        if self.budget + self.audit_images > len(candidates):
-            audit = f"{self.audit_images} for the audit, " if self.audit_images else ""
-            raise InputError(
-                f"the plan asks for {self.budget + self.audit_images} labels ({audit}{self.start.labels} at the start, "
-                f"{self.rounds} rounds of {self.per_round}) and the pool holds {len(candidates)} images; lower rounds "
-                "or per_round"
-            )
-        if self.start.labels == 0 and data.known is None:
-            raise InputError(
-                "start.labels=0 needs labels that are known from the beginning: name what the model was trained on by "
-                "data.train, or buy first labels"
-            )
-        if isinstance(self.oracle, Hidden) and (data.hidden is None or bool((data.hidden[candidates] < 0).any())):
-            unknown = len(candidates) if data.hidden is None else int((data.hidden[candidates] < 0).sum())
-            raise InputError(
-                f"{unknown} of {len(candidates)} images have no held-back label to simulate an annotator with; "
-                "use oracle=CSVFile and fill in the labels yourself"
-            )
-        lower = [name.lower() for name in (*data.classes, *data.unforeseen)]
-        for unforeseen in data.unforeseen:
-            if class_name(unforeseen) != unforeseen or lower.count(unforeseen.lower()) > 1:
-                raise InputError(f"{unforeseen!r} cannot be unforeseen: nobody could name it so beside the others")
-        for of in parts_of(self.acquisition):
-            if isinstance(of, NearExamples) and of.examples and not Path(of.examples).expanduser().is_dir():
-                raise InputError(f"there is no folder {of.examples} of examples")
-        simple = isinstance(self.oracle, Hidden) and not self.oracle.noise and self.meta_answers == 1
-        if data.unforeseen and not (simple and self.relabel is None):
-            raise InputError(
-                "classes that are unforeseen are named by the simulated oracle, once and without noise: leave out "
-                "oracle.noise, relabel and meta.answers"
-            )
-        needed = {*needs_of(self.start.acquisition), *(["proxy"] if proxy_in(self.start.acquisition) else [])}
-        if needed:
-            name = type(self.start.acquisition).__name__
-            raise InputError(
-                f"start.acquisition={name} needs {', '.join(sorted(needed))}, and nothing has been trained by then; "
-                "use Random, TypiClust or NearExamples"
-            )
-        if "snapshots" in needs_of(self.acquisition):
-            recipes = {"start.recipe": self.start.recipe, "recipe": self.recipe}
-            recipes = recipes if self.trains_at_start else {"recipe": self.recipe}
-            lacking = {name: recipe for name, recipe in recipes.items() if not recipe.snapshots}
-            if lacking:
-                wanted = " ".join(f"{name}.snapshots={min(5, recipe.epochs)}" for name, recipe in lacking.items())
-                name = type(self.acquisition).__name__
-                raise InputError(f"{name} looks at snapshots of the training and none are kept; add {wanted}")
-        every = [self.start.recipe, self.recipe, *([self.relabel.recipe] if self.relabel else [])]
-        pools = [recipe.pool for recipe in every if recipe.pool is not None]
-        every += [one for pool in pools for one in (pool.teacher, pool.witness) if one is not None]
-        if self.start.weights and not self.start.labels and self.recipe.backbone == 0 and not self.recipe.warm_start:
-            raise InputError(
-                "recipe.backbone=0 without warm_start trains a head on what nobody has trained; leave warm_start=true, "
-                "so that round 1 goes on from start.weights"
-            )
-        if any(recipe.head_apart for recipe in every):
-            built = self.network(data.images.shape, len(data.classes), self.seed)
-            if not head_makes_logits(built, torch.zeros(1, *data.images.shape)):
-                raise InputError("backbone and probe are for a network whose last linear layer makes the logits")
-        beside = proxy_in(self.acquisition)
-        for network in (self.network, *([] if beside is None else [beside.network])):
-            network(data.images.shape, len(data.classes), self.seed)  # says so if it does not take these images
-        if self.meta_share and self.meta_answers > 1 and not isinstance(self.oracle, Hidden):
-            raise InputError(
-                f"meta.answers={self.meta_answers} is for the simulated oracle; {type(self.oracle).__name__} asks "
-                "people several times where it says so itself: leave meta.answers out"
-            )
-        if self.relabel is not None and not isinstance(self.oracle, Hidden):
-            raise InputError(
-                f"relabel is for the simulated oracle, not for {type(self.oracle).__name__}: for people, "
-                "`robal labels suspects` lists the labels that look wrong"
-            )
-        if self.relabel is not None and importlib.util.find_spec("cleanlab") is None:
-            raise InputError("relabel needs cleanlab: pip install 'robal[noise]'")
-        flips = isinstance(self.oracle, Hidden) and self.oracle.noise > 0 and self.oracle.kind == "flip2"
-        if flips and len(data.classes) < 3:
-            raise InputError(f"oracle.kind=flip2 needs three classes; there are {len(data.classes)}")
-        if self.relabel is not None and data.known is not None:
-            raise InputError(
-                "relabel looks at bought labels alone, and data.train brings others; leave one of them out"
-            )
-        (at_start, meta), (later, _) = self.apart(self.start.labels), self.apart(self.per_round)
-        if self.meta_share and meta < 1:
-            raise InputError(
-                f"{self.start.labels} first labels have no share for the meta set (meta.share={self.meta_share}) that "
-                "the objective learns from; raise meta.share or start.labels"
-            )
-        if self.start.labels and self.start.labels - at_start - meta < 2:
-            raise InputError(
-                f"of {self.start.labels} first labels {at_start} are for validation and {meta} for the meta set, which "
-                "leaves fewer than two to train on; lower the shares or raise start.labels"
-            )
-        fewest = 2 * self.relabel.folds if self.relabel is not None else 0
-        if self.start.labels - at_start - meta < fewest:
-            raise InputError(
-                f"{fewest // 2} folds need at least {fewest} labels to train on; the start has "
-                f"{self.start.labels - at_start - meta}: raise start.labels or lower relabel.folds"
-            )
-        share = self.validation.bought_share
-        free = share == 0 and data.validation is not None and self.validation.images > 0
-        at_once = self.start.recipe.keep == "best" and at_start == 0 and self.trains_at_start
-        if not free and (at_once or (self.recipe.keep == "best" and at_start + later == 0)):
-            raise InputError(
-                'recipe.keep="best" chooses by validation images and there are none; '
-                "set validation.bought_share=0.1 (and ask for enough images), or recipe.keep=last"
-            )
-        if self.stop is not None and (self.validation.measure == "loss" or not (free or at_start or later)):
-            raise InputError(
-                "stop goes by an accuracy on validation images: set validation.bought_share=0.1, and leave "
-                "validation.measure=loss out"
-            )
-        if data.test is None and not self.audit_images:
-            return
-        for when in ("each_round", "at_end"):
-            for attack in getattr(self.evaluation, when):
-                if isinstance(attack, AutoAttack) and attack.version == "standard" and len(data.classes) < 4:
-                    raise InputError(
-                        f"AutoAttack standard needs at least 4 classes and there are {len(data.classes)}; "
-                        f"add evaluation.{when}='[{{name: AutoAttack, version: reduced}}]'"
-                    )

@@ -14,7 +14,7 @@ from robal.datasets import Dataset, load
 from robal.errors import InputError
 from robal.folder import RunFolder
 from robal.images import InMemory
-from robal.loop import initial
+from robal.other_models import initial
 from robal.plans import read_component
 from robal.records import plan_of
 from robal.seeds import generator

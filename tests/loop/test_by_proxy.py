@@ -16,9 +16,11 @@ from robal.data import Data
 from robal.errors import InputError
 from robal.evaluation import clean, probabilities
 from robal.images import InMemory
-from robal.loop import initial, run
+from robal.loop import run
 from robal.measure import Labelled, monitor_of
 from robal.networks import LeNet5
+from robal.other_models import initial
+from robal.plan_checks import check
 from robal.plans import decode, encode
 from robal.pool import Pool
 from robal.seeds import generator, stream
@@ -120,7 +122,7 @@ def test_what_goes_and_what_does_not(data: Data) -> None:
         ByProxy(ByProxy())
     twice = "acquisition={name: Mix, first: {name: ByProxy, network: LeNet5DRE}, second: {name: ByProxy}}"
     with pytest.raises(InputError, match="2 different networks"):
-        tiny_plan(twice).check(data)
+        check(tiny_plan(twice), data)
     pool = Pool.unlabelled(InMemory(torch.zeros(4, 1, 8, 8)), ["a", "b", "c", "d"])
     with pytest.raises(InputError, match=r"give select\(\.\.\., proxy=model\)"):
         choose(Mix(ByProxy(), Random()), Candidates(convnet(), pool, pool.candidates), 2, generator(0))

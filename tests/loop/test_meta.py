@@ -11,10 +11,11 @@ import torch
 from robal.data import Data
 from robal.errors import AwaitingLabels, InputError, PlanError
 from robal.folder import RunFolder
-from robal.loop import load, run, shared_out
+from robal.loop import load, run
 from robal.loop import rounds as rounds_of
 from robal.objectives.caat import Companion
 from robal.plan import Plan
+from robal.state import shared_out
 from tiny_runs import rows, tiny_plan
 
 CAAT = ("recipe.objective={name: CAAT, steps: 2, weighing: {name: Learned, every: 2}, costs: {steps: 2}}",)

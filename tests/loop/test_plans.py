@@ -17,8 +17,10 @@ from robal.errors import InputError, PlanError
 from robal.networks import Custom
 from robal.objectives import Adversarial, Natural, Trades
 from robal.oracles import CSVFile, Hidden
-from robal.plan import Evaluation, Meta, Plan, Relabel, Source, Start, Stop, Validation
+from robal.plan import Evaluation, Meta, Plan, Relabel, Start, Stop, Validation
+from robal.plan_checks import check
 from robal.plans import COMPONENTS, decode, default_folder, encode, known, read_plan, read_yaml, to_yaml
+from robal.source import Source
 from robal.threats import L2, Linf
 from robal.training import SGD, Adam, Cosine, CropFlip, PoolTraining, Recipe, Triangular
 
@@ -491,4 +493,4 @@ def test_other_data_than_the_digits_do_not_get_the_teacher_that_was_chosen_for_t
 def test_a_threat_that_a_part_does_not_bear_is_refused_before_anything_is_bought() -> None:
     plan = read_plan(None, ["threat={name: L2, eps: 0.5}", "recipe.objective=NFGSM"])
     with pytest.raises(InputError, match="recipe does not go with the plan's threat, L2"):
-        plan.check(plan.data.load())
+        check(plan, plan.data.load())

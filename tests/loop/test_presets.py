@@ -13,8 +13,9 @@ from robal.attacks import PGD, AutoAttack
 from robal.errors import PlanError
 from robal.objectives import Adversarial, Natural
 from robal.oracles import Hidden
-from robal.plan import Plan, Source
+from robal.plan import Plan
 from robal.plans import read_plan, read_yaml
+from robal.source import Source
 from robal.threats import Linf
 from robal.training import SGD, Adam, Constant, CropFlip, NoAugmentation, ReleasedCyclic, Triangular
 

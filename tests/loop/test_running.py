@@ -13,12 +13,15 @@ from torch import Tensor
 from robal.data import Data
 from robal.errors import AwaitingLabels, ContractError, InputError, PlanError
 from robal.folder import RunFolder
-from robal.loop import State, initial, rounds, run
+from robal.loop import rounds, run
 from robal.measure import Labelled, monitor_of
 from robal.oracles.csv_file import read_rows, write_rows
+from robal.other_models import initial
 from robal.plan import Plan
+from robal.plan_checks import check
 from robal.plans import read_plan
 from robal.pool import NONE_OF_THESE, SKIPPED, UNLABELLED, Pool
+from robal.state import State
 from robal.training import Trained
 from tiny_runs import outcome, rows, tensors, tiny_plan
 
@@ -410,7 +413,7 @@ def test_a_part_that_cannot_be_written_down_is_refused(tmp_path: Path, data: Dat
 
 
 def checked(settings: Sequence[str], data: Data) -> None:
-    tiny_plan(*settings).check(data)
+    check(tiny_plan(*settings), data)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from robal.networks import LeNet5
 from robal.objectives import CAAT, Learned, Natural
 from robal.oracles.csv_file import read_rows
 from robal.plan import Relabel
+from robal.plan_checks import check
 from robal.pool import Examples
 from robal.suspects import describe_labels, out_of_fold, quality, queue
 from robal.threats import Linf
@@ -331,7 +332,7 @@ def test_what_a_run_would_stop_at_is_said_before_it_starts(
     said = [one.replace("=npz", f"={tmp_path / 'two.npz'}") for one in settings]
     plan = tiny_plan(AGAIN, "evaluation.at_end=[]", *said)
     with pytest.raises(InputError, match=message):
-        plan.check(plan.data.load())
+        check(plan, plan.data.load())
 
 
 def test_the_search_takes_the_threat_of_the_plan() -> None:

@@ -25,10 +25,12 @@ from robal.loop import load, run
 from robal.networks import load_weights
 from robal.objectives import Natural
 from robal.oracles import CSVFile, Hidden
-from robal.plan import Source, Start
+from robal.plan import Start
+from robal.plan_checks import check
 from robal.plans import read_plan
 from robal.report import report
 from robal.retraining import retraining_plan
+from robal.source import Source
 from robal.threats import L2, Linf
 from robal.training import Recipe
 from tiny_runs import Apart, outcome, tiny_plan
@@ -198,7 +200,7 @@ def test_two_classes_are_attacked_by_the_reduced_autoattack(here: Path) -> None:
     two = both["labels"] < 2
     np.savez(here / "two.npz", images=both["images"][two], labels=both["labels"][two])
     plan, data = retraining_plan(SMALL, "two.npz", "two.npz")
-    plan.check(data)
+    check(plan, data)
     assert "AutoAttack-reduced" in [attack.label for attack in plan.evaluation.each_round]
 
 
@@ -276,7 +278,7 @@ def test_a_model_that_does_not_fit_the_weights_is_said(here: Path, capsys: pytes
 def test_no_first_labels_need_known_ones() -> None:
     plan = tiny_plan("start.labels=0")
     with pytest.raises(InputError, match=r"start.labels=0 needs labels that are known from the beginning"):
-        plan.check(plan.data.load())
+        check(plan, plan.data.load())
     for wrong, said in (
         ("data={test: digits}", "data.test goes with data.train"),
         ("data={train: digits, imbalance: 10}", "leave it out beside data.train"),

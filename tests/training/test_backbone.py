@@ -19,8 +19,9 @@ from robal.images import InMemory
 from robal.loop import run
 from robal.networks import Custom, LeNet5, Timm, backbone_of, head_makes_logits, head_of, load_weights
 from robal.objectives import Adversarial, Natural
-from robal.plan import Source
+from robal.plan_checks import check
 from robal.pool import Examples, Pool
+from robal.source import Source
 from robal.training import SGD, Adam, Recipe, Trained, fit
 from tiny_runs import outcome, rows, tensors, tiny_plan
 
@@ -301,4 +302,4 @@ def test_a_retraining_does_not_probe_what_nobody_trained(pretrained: Path) -> No
     known = torch.full((len(data.images),), -1)
     known[:20] = data.hidden[:20]  # type: ignore[index]
     with pytest.raises(InputError, match="without warm_start trains a head on what nobody has trained"):
-        plan.check(replace(data, known=known))
+        check(plan, replace(data, known=known))

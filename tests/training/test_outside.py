@@ -12,8 +12,8 @@ from torch import nn
 from robal.errors import InputError
 from robal.networks import LeNet5, head_of, with_one_more_class, without_last_class
 from robal.objectives import Natural
-from robal.plan import Source
 from robal.pool import Examples
+from robal.source import Source
 from robal.training import Adam, PoolTraining, Recipe, Trained, fit
 
 TEACHER = Recipe(Natural(), budget=12_000, batch_size=25, optimiser=Adam(3e-3), warm_start=False)

@@ -34,10 +34,11 @@ class Score(Protocol):
 class Acquisition(Protocol):
     """A joint choice of n images.
 
-    It may have two things more. `examples(candidates, chosen, labels, generator) -> Examples`: what it adds to the
+    It may have four things more. `examples(candidates, chosen, labels, generator) -> Examples`: what it adds to the
     training set once `chosen`, [k] int64 pool indices that go to training, have their `labels`, [k] int64 (see
     `examples_of`). `needs`: a class variable, a frozenset of "teacher", "snapshots" or "proxy", what the
-    candidates must bring.
+    candidates must bring. Where it names files, `located()`, the same with absolute paths, and `check()`, which raises
+    InputError where they are not there.
     """
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:

@@ -39,6 +39,15 @@ class NearExamples:
 
     examples: str = ""
 
+    def located(self) -> NearExamples:
+        """The same with the absolute path of its examples."""
+        return replace(self, examples=str(Path(self.examples).expanduser().resolve())) if self.examples else self
+
+    def check(self) -> None:
+        """Raises InputError where the folder of examples is not there."""
+        if self.examples and not Path(self.examples).expanduser().is_dir():
+            raise InputError(f"there is no folder {self.examples} of examples")
+
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
         if self.examples:
             shown, labels = self._read(candidates)

@@ -23,11 +23,12 @@ from robal.errors import FolderInUse, InputError
 from robal.evaluation import predict
 from robal.folder import RunFolder
 from robal.images import picture
-from robal.loop import State, load
+from robal.loop import load
 from robal.oracles import Judgement, People, Settlement, standing
 from robal.plan import Plan
 from robal.pool import NONE_OF_THESE, SKIPPED
 from robal.records import begun, check_same_run, plan_of, same_numerics
+from robal.state import State
 from robal.training import Trained
 
 LARGEST_SIDE = 1024  # pixels; larger images are sent smaller

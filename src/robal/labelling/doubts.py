@@ -13,10 +13,11 @@ from robal.errors import InputError
 from robal.files import write
 from robal.folder import RunFolder
 from robal.labelling.exchange import read_run
-from robal.loop import initial, load, tidy
+from robal.loop import load, tidy
 from robal.measure import Labelled
 from robal.oracles import Hidden, Judgement, answer_of
 from robal.oracles.csv_file import parse_label, read_rows
+from robal.other_models import initial
 from robal.plan import Relabel
 from robal.records import begun_from, contact_sheet
 from robal.seeds import stream

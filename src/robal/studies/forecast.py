@@ -16,7 +16,7 @@ from robal.acquisition import proxy_in
 from robal.attacks import FGSM
 from robal.data import Data
 from robal.evaluation import seconds_needed
-from robal.loop import initial
+from robal.other_models import initial
 from robal.plan import Plan
 from robal.report.words import duration
 from robal.studies.compare import Place, Standing

@@ -17,6 +17,7 @@ from robal.data import Data
 from robal.errors import InputError, PlanError, did_you_mean
 from robal.oracles import Hidden
 from robal.plan import Plan, name_of
+from robal.plan_checks import check
 from robal.plans import merge, read_plan, read_yaml
 from robal.records import digest
 from robal.studies.reproduce import reproduction
@@ -126,7 +127,7 @@ class Study:
                 if source not in loaded:
                     loaded[source] = cell.plan.data.load()
                 try:
-                    cell.plan.check(loaded[source])
+                    check(cell.plan, loaded[source])
                     seen[alike] = None
                 except InputError as error:
                     seen[alike] = str(error)

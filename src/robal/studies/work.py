@@ -18,12 +18,13 @@ from robal.data import Data
 from robal.errors import AwaitingLabels
 from robal.files import write
 from robal.folder import RunFolder
-from robal.loop import rounds, shared_out
+from robal.loop import rounds
 from robal.memory import keep_freed_memory
 from robal.oracles import AUDIT
 from robal.plan import Plan
 from robal.progress import quiet
 from robal.records import begun, check_same_run, write_records
+from robal.state import shared_out
 
 FAILED = "failed.json"
 _KEPT = ("question.png", "query.csv", "query.png", "model.safetensors", "kept.safetensors")  # of a finished round

@@ -1,0 +1,140 @@
+"""Which images a run is about: the part of a plan that names data, and reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from robal.data import Data
+from robal.datasets import Dataset, known_name, load
+from robal.errors import InputError
+from robal.new_images import beside
+from robal.parquet import in_memory, is_parquet, read_manifest, version_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from and how they are split.
+
+    Args:
+        name: of a known data set (`robal data list`), an .npz file, a folder of images, a .parquet file that `robal
+            pool build` made (its images stay on disk), or module:function.
+        folder: where the user's data sets lie; "": the environment's ROBAL_DATA, else ./data.
+        resize: height and width in pixels to resize to; None: as they are.
+        held_out: where validation images that cost no label come from, see `Data.from_dataset`.
+        held_out_images: how many.
+        train_images, test_images: take only the first so many of each.
+        classes: names, for images that come without any label.
+        seed: of the split, where one is drawn; apart from the run's, so that runs of several seeds share their test.
+        imbalance: how many times as many images the pool has of its most frequent class as of its rarest, at least 1;
+            which class is which is drawn by `seed`. Test and validation stay as they are. See `Data.imbalanced`.
+        profile: from most to least frequent, "exponential", or "step": the second half of the classes is rare.
+        train: the labelled images that the model has been trained on, named as `name` is. The pool is then `name`'s
+            images beside them, and their labels are known and cost nothing; see `robal.new_images.beside`. "": none.
+        test: labelled images to test on, where `train` is given; "": as `beside` finds them.
+        apart: the share of `name`'s images that is tested on where `beside` draws them, in (0, 1).
+        unforeseen: for a simulation, the names of classes that nobody has thought of at the beginning; the oracle
+            names them as it meets them (or answers that they are none of the classes, see `Hidden`).
+    """
+
+    name: str = "digits"
+    folder: str = ""
+    resize: int | None = None
+    held_out: Literal["train", "test"] = "train"
+    held_out_images: int = 5000
+    train_images: int | None = None
+    test_images: int | None = None
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    imbalance: float = 1.0
+    profile: Literal["exponential", "step"] = "exponential"
+    train: str = ""
+    test: str = ""
+    apart: float = 0.5
+    unforeseen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.apart < 1:
+            raise InputError(f"data.apart is a share, in (0, 1); {self.apart} came")
+        if self.test and not self.train:
+            raise InputError("data.test goes with data.train, the images that a model was trained on")
+        if self.train and self.imbalance > 1:
+            raise InputError("data.imbalance makes a pool without known labels; leave it out beside data.train")
+        if not 1 <= self.imbalance < float("inf"):
+            raise InputError(f"data.imbalance is a factor, at least 1; {self.imbalance} came")
+        if self.profile not in ("exponential", "step"):
+            raise InputError(f"data.profile is exponential or step; not {self.profile!r}")
+
+    def load(self) -> Data:
+        """Read the data set and split it. Raises DataError and InputError as `robal.datasets.load` does."""
+        data = self._load()
+        return data.without(self.unforeseen) if self.unforeseen else data
+
+    def _load(self) -> Data:
+        if self.train:
+            return self._beside()
+        if is_parquet(self.name):
+            if self.resize or self.train_images or self.test_images or self.imbalance > 1:
+                raise InputError("a Parquet pool is used as it is: resize, choose and cut by `robal pool build`")
+            return Data.from_parquet(
+                self.name, seed=self.seed, held_out=self.held_out, held_out_images=self.held_out_images
+            )
+        dataset = load(self.name, self.folder or None, resize=self.resize)
+        data = Data.from_dataset(
+            dataset,
+            seed=self.seed,
+            held_out=self.held_out,
+            held_out_images=self.held_out_images,
+            train_images=self.train_images,
+            test_images=self.test_images,
+        )
+        if self.imbalance > 1:
+            data = data.imbalanced(self.imbalance, self.profile, self.seed)
+        return replace(data, classes=self.classes) if self.classes and not data.classes else data
+
+    def _beside(self) -> Data:
+        """The pool of a retraining, see `beside`; what is named twice is one object."""
+        trained_on = self.read(self.train)
+        named: dict[str, Dataset] = {_located(self.train): trained_on}
+        for name in (self.name, self.test):
+            if name and _located(name) not in named:
+                classes = trained_on.classes
+                named[_located(name)] = self.read(name, classes)
+        new, tests = named[_located(self.name)], named[_located(self.test)] if self.test else None
+        if self.train_images is not None:
+            few = slice(self.train_images)
+            first = replace(trained_on, images=trained_on.images[few], labels=trained_on.labels[few])
+            trained_on, new = first, first if new is trained_on else new
+        if self.test_images is not None and new.test_images is not None and new.test_labels is not None:
+            few = slice(self.test_images)
+            first = replace(new, test_images=new.test_images[few], test_labels=new.test_labels[few])
+            trained_on, new = first if new is trained_on else trained_on, first
+        return beside(trained_on, new, tests, self.apart, self.seed)
+
+    def read(self, name: str, classes: tuple[str, ...] | None = None) -> Dataset:
+        """A data set whole, in memory. Raises DataError and InputError as `robal.datasets.load`."""
+        if not is_parquet(name):
+            return load(name, self.folder or None, resize=self.resize, classes=classes)
+        if self.resize:
+            raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
+        return in_memory(name)
+
+    def located(self) -> Source:
+        """The same with absolute paths, so that a run can be resumed from another working folder."""
+        folder = str(Path(self.folder).expanduser().resolve()) if self.folder else ""
+        name, train, test = (_located(one) for one in (self.name, self.train, self.test))
+        return replace(self, folder=folder, name=name, train=train, test=test)
+
+
+def _located(name: str) -> str:
+    """The absolute path of a data set that is a path; any other name as it is.
+
+    A Parquet file may grow: its newest version is named, so that a run goes on with what it began with.
+    """
+    if is_parquet(name):
+        file, version = version_of(name)
+        newest = len(read_manifest(file).versions) if file.is_file() and version is None else version
+        return f"{file.resolve()}@{newest}" if newest else str(file.resolve())
+    is_path = name and known_name(name) is None and Path(name).expanduser().exists()
+    return str(Path(name).expanduser().resolve()) if is_path else name
