@@ -8,11 +8,17 @@ import sys
 import pytest
 
 import robal
+from robal import acquisition
 
 
 @pytest.mark.parametrize("name", robal.__all__)
 def test_every_promised_name_is_there(name: str) -> None:
     assert getattr(robal, name).__module__.startswith("robal.")
+
+
+def test_every_acquisition_function_is_among_them() -> None:
+    functions = {name for name in acquisition.__all__ if isinstance(getattr(acquisition, name), type)}
+    assert functions - {"Acquisition", "Score"} <= set(robal.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -14,6 +14,11 @@ from pathlib import Path
 from robal.errors import RunFolderError
 
 
+def absolute(path: str) -> str:
+    """The absolute path, so that it means the same from another working folder; "" stays ""."""
+    return str(Path(path).expanduser().resolve()) if path else ""
+
+
 @contextmanager
 def whole(path: Path, alone: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it becomes `path`; else `path` stays as it was.

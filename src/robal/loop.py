@@ -92,7 +92,7 @@ def step(plan: Plan, data: Data, state: State, previous: Trained, place: RunFold
 
 
 def ask(plan: Plan, data: Data, state: State, previous: Trained, place: RunFolder) -> State:
-    """Choose what to ask about: at random in round 0, by the plan's acquisition function afterwards."""
+    """Choose what to ask about: in round 0 the audit's at random and the rest by `start.acquisition`."""
     started, first = time.perf_counter(), state.round == 0
     note: dict[str, Any] = {"evaluations": 0}
     if first and not plan.start.labels and not plan.audit_images:

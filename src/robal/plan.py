@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from robal.attacks import PGD, Attack, AutoAttack
 from robal.audit import audit_size
 from robal.engines import Engine, Local
 from robal.errors import InputError
+from robal.files import absolute
 from robal.learning_curves import FEWEST
 from robal.networks import Architecture, LeNet5
 from robal.objectives import Adversarial, FixMatch, Natural
@@ -38,15 +38,17 @@ def device_of(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def located(acquisition: Any) -> Any:
-    """The same with absolute paths to examples, wherever inside they are named."""
-    if not is_dataclass(acquisition) or isinstance(acquisition, type):
-        return acquisition
-    if hasattr(acquisition, "located"):
-        return acquisition.located()
-    parts = {field.name: getattr(acquisition, field.name) for field in fields(acquisition) if field.init}
-    moved = {name: located(part) for name, part in parts.items()}
-    return acquisition if all(moved[name] is part for name, part in parts.items()) else replace(acquisition, **moved)
+def located(part: Any) -> Any:
+    """The same with absolute paths, wherever inside a component names some and says so by `located()`."""
+    if isinstance(part, tuple):
+        return tuple(map(located, part))
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    if hasattr(part, "located"):
+        return part.located()
+    inner = {field.name: getattr(part, field.name) for field in fields(part) if field.init}
+    moved = {name: located(value) for name, value in inner.items()}
+    return part if moved == inner else replace(part, **moved)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Start:
     def __post_init__(self) -> None:
         if self.labels < 2 and self.labels != 0:
             raise InputError(f"a run starts from at least two labels, or from none; {self.labels} came")
+
+    def located(self) -> Start:
+        """The same with absolute paths."""
+        return replace(self, weights=absolute(self.weights), acquisition=located(self.acquisition))
 
 
 @dataclass(frozen=True)
@@ -323,10 +329,8 @@ class Plan:
         return round(self.validation.bought_share * asked), round(self.meta_share * asked)
 
     def located(self) -> Plan:
-        """The same plan with absolute paths to its data and its first weights."""
-        weights = str(Path(self.start.weights).expanduser().resolve()) if self.start.weights else ""
-        start = replace(self.start, weights=weights, acquisition=located(self.start.acquisition))
-        return replace(self, data=self.data.located(), start=start, acquisition=located(self.acquisition))
+        """The same plan with absolute paths, so that it can be resumed from another working folder."""
+        return replace(self, **{field.name: located(getattr(self, field.name)) for field in fields(self)})
 
     def with_threats(self) -> Plan:
         """The same plan with its threat in every part that names none."""

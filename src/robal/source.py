@@ -9,6 +9,7 @@ from typing import Literal
 from robal.data import Data
 from robal.datasets import Dataset, known_name, load
 from robal.errors import InputError
+from robal.files import absolute
 from robal.new_images import beside
 from robal.parquet import in_memory, is_parquet, read_manifest, version_of
 
@@ -122,7 +123,7 @@ class Source:
 
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""
-        folder = str(Path(self.folder).expanduser().resolve()) if self.folder else ""
+        folder = absolute(self.folder)
         name, train, test = (_located(one) for one in (self.name, self.train, self.test))
         return replace(self, folder=folder, name=name, train=train, test=test)
 

@@ -464,6 +464,26 @@ def test_paths_become_absolute_and_names_stay_names(tmp_path: Path, monkeypatch:
     assert Source("elsewhere.npz").located() == Source("elsewhere.npz")
 
 
+def test_every_part_of_a_plan_that_names_a_file_names_it_absolutely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan(
+        None,
+        [
+            "network={name: Custom, factory: 'robal.networks:LeNet5', weights: a.safetensors}",
+            "start.weights=b.safetensors",
+            "acquisition={name: Subsample, inner: {name: ByProxy, network: {name: Custom, weights: c.safetensors}}}",
+            "engine={name: Sharded, folder: seen}",
+        ],
+    ).located()
+    assert plan.network.weights == str(tmp_path / "a.safetensors")  # type: ignore[attr-defined]
+    assert plan.start.weights == str(tmp_path / "b.safetensors")
+    assert plan.acquisition.inner.network.weights == str(tmp_path / "c.safetensors")  # type: ignore[union-attr]
+    assert plan.engine.folder == str(tmp_path / "seen")  # type: ignore[attr-defined]
+    assert plan.located() == plan
+
+
 def test_epochs_that_are_said_take_the_place_of_a_budget() -> None:
     assert Plan().recipe.budget is not None
     assert read_plan(None, ["recipe.epochs=3"]).recipe.budget is None

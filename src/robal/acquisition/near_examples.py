@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from robal.candidates import Candidates
 from robal.datasets import load_folder
 from robal.errors import InputError
+from robal.files import absolute
 from robal.images import InMemory
 from robal.pool import Pool
 
@@ -41,7 +42,7 @@ class NearExamples:
 
     def located(self) -> NearExamples:
         """The same with the absolute path of its examples."""
-        return replace(self, examples=str(Path(self.examples).expanduser().resolve())) if self.examples else self
+        return replace(self, examples=absolute(self.examples))
 
     def check(self) -> None:
         """Raises InputError where the folder of examples is not there."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robal.engines.local import Batches, TileFunction
 from robal.engines.shards import Job, Shard, check_sizes, mapped, one_by_one
 from robal.errors import InputError, RobalError
+from robal.files import absolute
 from robal.progress import say
 
 _TRIES = 4  # of one shard, before the work is given up
@@ -46,6 +47,10 @@ class OnRay:
     tile: int = 128
     threads: int = 1
     gpus: float = 0
+
+    def located(self) -> OnRay:
+        """The same with the absolute path of its folder."""
+        return replace(self, folder=absolute(self.folder))
 
     def __post_init__(self) -> None:
         check_sizes(self.shard, self.tile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from robal import __version__
 from robal.engines.local import Batches, TileFunction, tiled
 from robal.engines.rows import Rows
 from robal.errors import InputError, RunFolderError
-from robal.files import whole
+from robal.files import absolute, whole
 from robal.progress import say, track
 
 _TILE = 4_096  # images read at once for a fingerprint
@@ -175,6 +175,10 @@ class Sharded:
     folder: str = ""
     shard: int = 8_192
     tile: int = 128
+
+    def located(self) -> Sharded:
+        """The same with the absolute path of its folder."""
+        return replace(self, folder=absolute(self.folder))
 
     def __post_init__(self) -> None:
         check_sizes(self.shard, self.tile)

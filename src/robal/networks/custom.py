@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from robal.errors import ContractError, DataCorrupt, DataMissing, InputError, did_you_mean
+from robal.files import absolute
 from robal.networks.building import Shape, assemble, check_options, check_shape, seeded
 from robal.networks.features import embedding_layer
 from robal.networks.logits import check_logits
@@ -51,6 +52,10 @@ class Custom:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     features: str = ""
+
+    def located(self) -> Custom:
+        """The same with the absolute path of its weights."""
+        return replace(self, weights=absolute(self.weights))
 
     def __post_init__(self) -> None:
         check_options(self.mean, self.std)

@@ -79,7 +79,7 @@ def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
     """Write the file whole or not at all; further columns that a person added stay with their image."""
     columns, further = further_columns(path)
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", "label", *columns])
     writer.writerows([index, label, *further.get(index, [])] for index, label in rows)
     write(path, text.getvalue())
