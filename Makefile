@@ -78,7 +78,7 @@ release-check:  ## build wheel and sdist, install them afresh, with the newest a
 	$(RELEASE)/tools/bin/twine check --strict $(RELEASE)/dist/*
 	$(RELEASE)/newest/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(RELEASE)/dist/*.tar.gz
 	$(AWAY) newest/bin/robal doctor
-	$(RELEASE)/minimal/bin/pip install --quiet --disable-pip-version-check -c constraints-minimal.txt $(RELEASE)/dist/*.whl pytest
+	$(RELEASE)/minimal/bin/pip install --quiet --disable-pip-version-check -c constraints-minimal.txt $(RELEASE)/dist/*.whl pytest playwright axe-playwright-python
 	$(AWAY) minimal/bin/robal doctor
 	$(AWAY) minimal/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. -m "not slow" -W default $(MINIMAL:%=../../tests/%)
 	@echo "build/release/dist is ready"

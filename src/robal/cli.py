@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json as json_module
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -387,7 +389,6 @@ def label_command(
     data
         The folder that holds your data sets, where it has moved since.
     """
-    import getpass
     import webbrowser
 
     from robal.labelling import Desk, begin_demo, serve
@@ -403,7 +404,7 @@ def label_command(
             webbrowser.open(link)
 
     try:
-        serve(Desk(folder, data, watch, getpass.getuser()), port, host, exposed=exposed, ready=ready)
+        serve(Desk(folder, data, watch, _user()), port, host, exposed=exposed, ready=ready)
     except KeyboardInterrupt:
         after = f"robal label {folder} --watch" if watch else f"robal resume {folder}"
         print(f"\nStopped; nothing is lost. Go on with: {after}", file=sys.stderr)
@@ -454,11 +455,9 @@ def import_command(folder: Path, source: Path, *, who: str | None = None, data: 
     data
         The folder that holds your data sets, where it has moved since.
     """
-    import getpass
-
     from robal.labelling import taken_in
 
-    print(taken_in(folder, source, who or getpass.getuser(), data))
+    print(taken_in(folder, source, who or _user(), data))
 
 
 @labels_app.command(name="suspects")
@@ -509,11 +508,9 @@ def correct_command(folder: Path, source: Path, *, who: str | None = None, data:
     data
         The folder that holds your data sets, where it has moved since.
     """
-    import getpass
-
     from robal.labelling import corrected
 
-    print(corrected(folder, source, who or getpass.getuser(), data))
+    print(corrected(folder, source, who or _user(), data))
 
 
 @app.command(name="report", group=RUNS)
@@ -1293,22 +1290,27 @@ def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
     from robal.report import report, table
 
     console = Console(quiet=json)
-    console.print(f"{escape(data.about)}\nRun folder: {folder}", highlight=False, soft_wrap=True)
+    said = (
+        f"{data.about}\n{data.classes_in_words}\nThreat: {plan.threat}, of intensities in [0, 1]\nRun folder: {folder}"
+    )
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
     seen: int | None = None
     try:
-        with quiet() if json else display():
+        with quiet() if json else display() as bars:
+            if bars is not None and sys.stdout.isatty():
+                console = bars.console  # a line from elsewhere would tear its bars
             for state in rounds(plan, data, folder):
                 for row in state.history[seen:] if seen is not None else ():
                     if json:
                         print(json_module.dumps(row), flush=True)
-                    console.print(_line(row), highlight=False)
+                    console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
                 seen = len(state.history)
     except KeyboardInterrupt:
         print(f"\nStopped; nothing is lost. Go on with: robal resume {folder}", file=sys.stderr)
         raise SystemExit(130) from None
     except AwaitingLabels as error:
         raise AwaitingLabels(str(error).replace("`robal resume`", f"`robal resume {folder}`")) from None
-    page = report([folder])
+    page, console = report([folder]), Console(quiet=json)
     if not json:
         console.print(table([folder]))
         console.print(f"Report: {page}", soft_wrap=True, markup=False)
@@ -1331,6 +1333,12 @@ def _line(row: dict[str, Any]) -> str:
     done = (
         f"round {row['round']}: {row['labelled']} labels, {rates or 'no test images'}{where} ({row['seconds']:.0f} s)"
     )
+    of_classes = (row.get("per_class") or {}).get("accuracy") or []
+    if len(of_classes) > 1 and sorted(filter(None, of_classes)) == [1.0]:
+        done += (
+            "\nThe model gives every image the same class. For photographs try a smaller threat (threat=linf:8/255); "
+            "else more labels, or a larger recipe.budget."
+        )
     if "stopped" in row:
         done += f"\nStopped: 100 more labels would bring about {row['stopped']['points_for_100_labels']:.2f} points."
     return done
@@ -1353,6 +1361,16 @@ def _study(said: dict[str, Any], folder: Path, scheduler: Scheduler, track: str 
     return stop_code(counts)
 
 
+def _user() -> str:
+    """Who sits here, as far as the system knows: in a container nobody may have a name."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def _processors() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -1361,6 +1379,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one sentence each and an exit code of their kind."""
     keep_freed_memory()
     sys.path.insert(0, str(Path.cwd()))  # module:name finds what lies in the current folder
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):
+                stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone shows "?"
     try:
         app(arguments)
     except PlanError as error:

@@ -95,6 +95,17 @@ class Data:
             if split.images.shape != self.images.shape:
                 raise InputError(f"{what} images are {split.images.shape}, those of the pool {self.images.shape}")
 
+    @property
+    def classes_in_words(self) -> str:
+        """The classes, and how many images of the pool each has where that is known, for a person to check."""
+        if not self.classes:
+            return "classes: none named yet"
+        shown = list(self.classes)
+        if self.hidden is not None:
+            counts = self.hidden[self.hidden >= 0].bincount(minlength=len(self.classes)).tolist()
+            shown = [f"{name} {count:,}" for name, count in zip(self.classes, counts, strict=False)]
+        return f"{len(shown)} classes: {', '.join(shown[:12])}{', …' if len(shown) > 12 else ''}"
+
     @classmethod
     def from_arrays(
         cls,

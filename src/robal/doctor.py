@@ -130,8 +130,10 @@ def data_sets(data: Path | str | None) -> Iterator[Finding]:
     folder = data_folder(data)
     about = f"data sets in {folder}"
     if not folder.is_dir():
-        yield Finding(about, "folder", "not there", "absent", "only robal's embedded digits can be used: --data DIR")
+        yield Finding(about, "folder", "not there", "absent", "the embedded digits alone; else --data DIR")
     for known in catalogue():
+        if not folder.is_dir() and (known.files or known.archives):
+            continue
         said, _, why = present(known.name, folder).partition(": ")
         fetch = f"robal data fetch {known.request or known.name} --data {folder}"
         if said == "missing":

@@ -5,6 +5,7 @@ Databases too: one transaction, all of it or nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -44,8 +45,10 @@ def whole(path: Path, alone: bool = True) -> Iterator[Path]:
         finally:
             os.close(folder)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "Free some space" if full else "Mend that, or name another place"
         raise RunFolderError(
-            f"{path} could not be written: {error}. Free some space, then repeat the command (a run: `robal resume`)"
+            f"{path} could not be written: {error}. {advice}, then repeat the command (a run: `robal resume`)"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -37,6 +37,10 @@ CREATE TABLE IF NOT EXISTS relabelled (
 """
 
 
+_OF_A_RUN = {".lock", "plan.yaml", "rounds", "state.sqlite"}
+_WITHOUT_A_RUN = {"labels.csv", ".DS_Store"}  # what may lie there before a run begins
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that holds one run.
@@ -56,6 +60,7 @@ class RunFolder:
             RunFolderError: if the folder cannot be made or written.
         """
         try:
+            self._is_for_runs()
             (self.path / "rounds").mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
@@ -67,12 +72,24 @@ class RunFolder:
                 raise FolderInUse(
                     f"another process is running in {self.path}; wait for it, or choose another folder with --out"
                 ) from None
-            for unfinished in self.path.rglob("*.part"):  # what a killed process was writing
-                unfinished.unlink(missing_ok=True)
+            for place in (self.path, *(self.path / name for name in ("rounds", "report", "features"))):
+                for unfinished in place.glob("*.part") if place == self.path else place.rglob("*.part"):
+                    unfinished.unlink(missing_ok=True)  # what a killed process was writing
             with self._database() as database:
                 database.executescript(_TABLES)
             self.judgements.prepare()
             yield self
+
+    def _is_for_runs(self) -> None:
+        """Refuse a folder where somebody keeps other things."""
+        there = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if "study.yaml" in there:
+            raise RunFolderError(f"{self.path} holds a study; name another folder for a run by --out")
+        if there - _WITHOUT_A_RUN and not there & _OF_A_RUN:
+            raise RunFolderError(
+                f"{self.path} holds other things and no run ({', '.join(sorted(there)[:3])}, …); name a new folder by "
+                "--out"
+            )
 
     def round(self, number: int) -> Path:
         """The folder of a round, made where it is not there."""

@@ -64,6 +64,7 @@ def run(plan: Plan, data: Data, folder: Path | str) -> State:
 def rounds(plan: Plan, data: Data, folder: Path | str) -> Iterator[State]:
     """`run`, one state at a time: as found in the folder, then after each finished round."""
     check(plan, data)
+    plan.data.keeps_out(Path(folder))
     with RunFolder(Path(folder)).locked() as place:
         check_same_run(place, plan, data)
         write_records(place, plan, data)

@@ -82,9 +82,9 @@ def read_plan(
         except FileNotFoundError:
             raise PlanError([f"there is no plan file {path}"]) from None
         except IsADirectoryError:
-            raise PlanError(
-                [f"{path} is a folder, not a plan file; `robal resume {path}` goes on with a run"]
-            ) from None
+            of_run = (Path(path) / "plan.yaml").exists()
+            advice = f"`robal resume {path}` goes on with it" if of_run else f"for images, `robal run data.name={path}`"
+            raise PlanError([f"{path} is a folder, not a plan file; {advice}"]) from None
         except UnicodeDecodeError as error:
             raise PlanError([f"{path} is no plan file: it should be UTF-8 text ({error})"]) from None
         layers.append(read_yaml(text, str(path)))

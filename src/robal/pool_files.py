@@ -16,7 +16,18 @@ from torch import Tensor
 from robal.datasets import Dataset, Found, common_shape, load, walk_folder
 from robal.errors import DataCorrupt, InputError
 from robal.hugging_face import from_hugging_face
-from robal.parquet import Manifest, ParquetImages, Row, Split, check_arrow, decoded, decoders, version_of, write_parquet
+from robal.parquet import (
+    Manifest,
+    ParquetImages,
+    Row,
+    Split,
+    check_arrow,
+    decoded,
+    decoders,
+    read_manifest,
+    version_of,
+    write_parquet,
+)
 from robal.progress import track
 
 _AHEAD = 32  # files that are read at once, or wait
@@ -101,6 +112,13 @@ def build_pool(
     if out.suffix.lower() != ".parquet" or out.is_dir():
         raise InputError(f"a pool is a file with .parquet at its end; {out} came")
     check_arrow()  # before anything is read
+    if resize is not None and resize < 1:
+        raise InputError(f"--resize is a number of pixels, 1 or more; {resize} came")
+    if out.is_file() and len(versions := read_manifest(out).versions) > 1:
+        raise InputError(
+            f"{out} has grown to {len(versions)} versions, which runs may go back to: add to it by `robal pool add`, "
+            "name another file, or delete it first"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     found = incoming(source, folder, resize, keep_files, classes)
     group = found.is_folder if group is None else group

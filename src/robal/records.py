@@ -202,10 +202,13 @@ def plan_of(folder: Path, data: Path | None = None) -> Plan:
     """
     path = folder / "plan.yaml"
     if not path.exists():
-        raise RunFolderError(
-            f"{folder} holds no run: there is no plan.yaml in it; `robal run --out {folder}` begins one"
-        )
-    plan = decode(read_yaml(path.read_text(encoding="utf-8"), str(path)))
+        what = "a study, no single run" if (folder / "study.yaml").exists() else "no run: there is no plan.yaml in it"
+        raise RunFolderError(f"{folder} holds {what}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is damaged: it should be UTF-8 text ({error})") from None
+    plan = decode(read_yaml(text, str(path)))
     return plan if data is None else replace(plan, data=replace(plan.data, folder=str(data))).located()
 
 

@@ -81,7 +81,10 @@ class Source:
             return Data.from_parquet(
                 self.name, seed=self.seed, held_out=self.held_out, held_out_images=self.held_out_images
             )
-        dataset = load(self.name, self.folder or None, resize=self.resize)
+        is_known = known_name(self.name) is not None
+        dataset = load(
+            self.name, self.folder or None, resize=self.resize, classes=None if is_known else self.classes or None
+        )
         data = Data.from_dataset(
             dataset,
             seed=self.seed,
@@ -92,7 +95,12 @@ class Source:
         )
         if self.imbalance > 1:
             data = data.imbalanced(self.imbalance, self.profile, self.seed)
-        return replace(data, classes=self.classes) if self.classes and not data.classes else data
+        if self.classes and data.classes and data.classes != self.classes:
+            raise InputError(
+                f"data.classes names {', '.join(self.classes)}, and {self.name} has {', '.join(data.classes)}: "
+                "leave data.classes out"
+            )
+        return replace(data, classes=self.classes) if self.classes else data
 
     def _beside(self) -> Data:
         """The pool of a retraining, see `beside`; what is named twice is one object."""
@@ -120,6 +128,13 @@ class Source:
         if self.resize:
             raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
         return in_memory(name)
+
+    def keeps_out(self, folder: Path) -> None:
+        """Refuse a folder for results among the images: its pictures would become some of them."""
+        for name in filter(None, (self.name, self.train, self.test)):
+            images = Path(_located(name))
+            if images.is_dir() and images in (folder.resolve(), *folder.resolve().parents):
+                raise InputError(f"{folder} lies among the images of {images}; name a folder elsewhere by --out")
 
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""

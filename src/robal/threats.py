@@ -265,7 +265,7 @@ def parse(text: str) -> Threat:
     """
     norm, _, size = text.partition(":")
     if norm.lower() not in ALIASES:
-        raise InputError(f"unknown norm {norm!r}; {did_you_mean(norm, ALIASES)} Write linf:0.3, l2:0.5 or l1:10")
+        raise InputError(f"unknown norm {norm!r}; {did_you_mean(norm, ALIASES)} (write linf:0.3, l2:0.5 or l1:10)")
     above, _, below = size.partition("/")
     try:
         eps = float(above) / float(below or 1)

@@ -39,10 +39,12 @@ def test_run_carries_out_a_plan_and_says_what_came_of_it(robal: Any, tmp_path: P
     assert said.err == ""
     lines = said.out.splitlines()
     assert lines[0].startswith("digits: drawn class by class with seed 0")
-    assert lines[1] == f"Run folder: {tmp_path / 'run'}"
+    assert lines[1].startswith("10 classes: 0 124, 1 128, ")
+    assert lines[2] == "Threat: Linf, eps = 0.05, of intensities in [0, 1]"
+    assert lines[3] == f"Run folder: {tmp_path / 'run'}"
     (row,) = rows(tmp_path / "run")
     attack = row["robust_accuracy"]["PGD-2"]
-    assert lines[2].startswith(f"round 0: 40 labels, {row['accuracy']:.1%} accurate, {attack:.1%} under PGD-2")
+    assert lines[4].startswith(f"round 0: 40 labels, {row['accuracy']:.1%} accurate, {attack:.1%} under PGD-2")
     assert lines[-1] == f"Report: {tmp_path / 'run/report/index.html'}"
     assert (tmp_path / "run/report/index.html").read_text(encoding="utf-8").startswith("<!")
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from robal.datasets.arrays import from_arrays
 from robal.datasets.dataset import Dataset
 from robal.errors import DataCorrupt, DataError, DataMissing, InputError, did_you_mean
-from robal.progress import track
+from robal.progress import say, track
 
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm")
 _KEYS = ("images", "labels", "test_images", "test_labels", "classes")
 _GREY, _DEEP = ("1", "L", "LA", "La"), ("I", "F")  # modes of PIL; the deep ones hold more than 8 bits
@@ -131,6 +132,16 @@ def load_folder(
     split = (root / "train").is_dir() and (root / "test").is_dir()
     roots = (root / "train", root / "test") if split else (root,)
     names = tuple(classes) if classes is not None else _class_names(roots)
+    of_split = [name for name in names if name.lower() in _SPLITS]
+    if classes is None and len(of_split) > 1:
+        raise InputError(
+            f"{root} has the folders {', '.join(of_split)}, which look like a split and not like classes: call them "
+            "train and test, with the class folders inside, or name one of them as the folder of images"
+        )
+    if split and (
+        unused := sorted(part.name for part in root.iterdir() if part.name.lower() in _SPLITS - {"train", "test"})
+    ):
+        say(f"{root}: beside train and test, {', '.join(unused)} is not used")
     listed = [_list(part, names) for part in roots]
     files = [file for part in listed for file, _ in part]
     pixels = _read(files, resize)

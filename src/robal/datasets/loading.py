@@ -84,5 +84,5 @@ def _unknown(name: str) -> DataError:
         return DataMissing(f"there is no folder {path} (looked from {Path.cwd()})")
     hint = did_you_mean(name, [known.name for known in catalogue()])
     return DataError(
-        f"no data set is called {name!r}; {hint} Or give an .npz or .npy file, a folder of images, or module:function"
+        f"no data set is called {name!r}; {hint} (or give an .npz or .npy file, a folder of images, or module:function)"
     )

@@ -12,7 +12,7 @@ import torch
 from robal.errors import InputError
 from robal.files import write
 from robal.folder import RunFolder
-from robal.labelling.exchange import read_run
+from robal.labelling.exchange import keep_labels, read_run
 from robal.loop import load, tidy
 from robal.measure import Labelled
 from robal.oracles import Hidden, Judgement, answer_of
@@ -39,6 +39,7 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
     if out.suffix.lower() != ".csv":
         raise InputError(f"the list is a .csv file, such as suspects.csv; {out} came")
     plan, images = read_run(folder, data)
+    keep_labels(out, {})
     with RunFolder(folder).locked() as place:
         plan = begun_from(plan, place)
         state, _ = load(plan, images, place)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def exported(folder: Path, out: Path, data: Path | None = None) -> str:
     rows = _rows(plan, source, place)
     classes = (*source.classes, *place.judgements.new_classes())
     if out.suffix == ".csv":
+        keep_labels(out, {row["index"]: row["label"] for row in rows})
         write(out, _as_csv(rows))
     elif out.suffix == ".json":
         write(out, json.dumps({"classes": list(classes), "images": rows}, indent=1, ensure_ascii=False) + "\n")
@@ -48,6 +50,17 @@ def exported(folder: Path, out: Path, data: Path | None = None) -> str:
         raise InputError(f"labels are written to name.csv, name.json or a folder; {out} is none of them")
     known = sum(row["label"] != "" for row in rows)
     return f"{known} of {len(rows)} images asked about have their label: {out}"
+
+
+def keep_labels(out: Path, known: Mapping[int, str]) -> None:
+    """Refuse to write over labels that somebody has filled in and `known`, by image, has not. Raises InputError."""
+    filled = {index: text for index, text in read_rows(out) if text} if out.is_file() else {}
+    lost = sum(known.get(index) != text for index, text in filled.items())
+    if lost:
+        raise InputError(
+            f"{out} holds labels that the run does not know ({lost}), and they would be lost: take them in by `robal "
+            "labels import` or `robal labels correct`, or name another file"
+        )
 
 
 def taken_in(folder: Path, source: Path, who: str, data: Path | None = None) -> str:

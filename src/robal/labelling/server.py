@@ -165,8 +165,9 @@ def serve(
         try:
             listener.bind((host, port))
             listener.listen(128)  # who comes before the server is up waits
-        except OSError as error:
-            raise InputError(f"the page cannot be served at {host}, port {port}: {error}; try --port 0") from None
+        except (OSError, OverflowError) as error:
+            advice = "; try --port 0" if port else ""
+            raise InputError(f"the page cannot be served at {host}, port {port}: {error}{advice}") from None
         port = listener.getsockname()[1]
         desk.open()
         token = token_of(desk.folder)

@@ -87,6 +87,9 @@ class Custom:
                     "PYTHONPATH"
                 ) from error
             raise InputError(f"factory {self.factory!r}: importing {name!r} failed: {error}") from error
+        except Exception as error:  # whatever a user's module does when it is imported
+            told = f"{type(error).__name__}: {error}"
+            raise InputError(f"factory {self.factory!r}: importing {name!r} failed: {told}") from error
         if not hasattr(module, attribute):
             hint = did_you_mean(attribute, [known for known in vars(module) if not known.startswith("_")])
             raise InputError(f"factory {self.factory!r}: the module has no {attribute!r}; {hint}")
@@ -115,7 +118,11 @@ def _call(factory: Callable[..., Any], name: str, shape: Shape, classes: int) ->
             signature.bind(*args, **kwargs)
         except TypeError:
             continue
-        model = factory(*args, **kwargs)
+        try:
+            model = factory(*args, **kwargs)
+        except Exception as error:  # whatever a user's function does
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise InputError(f"factory {name!r} failed for images of {shape} and {classes} classes: {told}") from error
         break
     else:
         raise InputError(f"factory {name!r} is called with (shape, classes) or with nothing, but it is {signature}")

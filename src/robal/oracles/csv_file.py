@@ -13,6 +13,7 @@ from torch import Tensor
 from robal.errors import AwaitingLabels, InputError, did_you_mean
 from robal.files import write
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
+from robal.progress import say
 
 _WORDS = {"skip": SKIPPED, "none": NONE_OF_THESE}
 
@@ -43,6 +44,15 @@ class CSVFile:
         rows = read_rows(path)
         answers = {index: parse_label(text, pool.classes, f"{path}, image {index}") for index, text in rows if text}
         missing = [index for index in indices.tolist() if index not in answers]
+        asked = set(indices.tolist())
+        for index, label in answers.items():
+            if index >= len(pool.labels):
+                say(f"{path}: there is no image {index}; its label is left aside")
+            elif index not in asked and pool.labels[index] >= 0 and label != pool.labels[index]:
+                say(
+                    f"{path} says {class_name_of(pool, label)} of image {index}, which the run has learned as "
+                    f"{class_name_of(pool, int(pool.labels[index]))}: `robal labels correct` takes corrections"
+                )
         if missing:
             listed = {index for index, _ in rows}
             new = [(index, "") for index in missing if index not in listed]
@@ -54,6 +64,11 @@ class CSVFile:
                 "then `robal resume`"
             )
         return torch.tensor([answers[index] for index in indices.tolist()], dtype=torch.int64)
+
+
+def class_name_of(pool: Pool, label: int) -> str:
+    """What a label is called in the file."""
+    return pool.classes[label] if label >= 0 else next(word for word, code in _WORDS.items() if code == label)
 
 
 def read_rows(path: Path) -> list[tuple[int, str]]:

@@ -75,6 +75,12 @@ class Place:
                 primary comparison; what was fixed beforehand stays. New runs may join an old study.
         """
         study = study_of(said)
+        for source in {cell.plan.data for cell in study.cells}:
+            source.keeps_out(path)
+        if (path / "plan.yaml").exists():
+            raise RunFolderError(f"{path} holds a run; name another folder for a study by --out")
+        if path.is_dir() and any(path.iterdir()) and not is_study(path):
+            raise RunFolderError(f"{path} holds other things and no study; name a new folder by --out")
         if is_study(path):
             old = cls.of(path).study
             missing = {cell.identity for cell in old.cells} - {cell.identity for cell in study.cells}
