@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group, Parameter, validators
 from rich.console import Console
 from rich.markup import escape
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should no
     from robal.engines import Engine
     from robal.plan import Plan
     from robal.studies import Scheduler
+
+
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 
 @Parameter(name="*")
@@ -47,7 +50,7 @@ class Where:
 
     engine: Literal["local", "ray"] = "local"
     address: str = ""
-    workers: int | None = None
+    workers: Count | None = None
     gpus: float = 0
     shards: Path | None = None
 
@@ -183,7 +186,7 @@ def compare_command(
     study: Path,
     *,
     out: Path | None = None,
-    workers: int | None = None,
+    workers: Count | None = None,
     scheduler: Literal["local", "ray"] = "local",
     address: str = "",
     gpus: float = 0,
@@ -264,7 +267,7 @@ def reproduce_command(
     quick: Annotated[bool, Parameter(negative="")] = False,
     data: Path | None = None,
     out: Path | None = None,
-    workers: int | None = None,
+    workers: Count | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Carry out the study behind a published table, and lay its numbers beside ours.
@@ -462,7 +465,7 @@ def import_command(folder: Path, source: Path, *, who: str | None = None, data: 
 
 @labels_app.command(name="suspects")
 def suspects_command(
-    folder: Path, *, out: Path = Path("suspects.csv"), most: int = 100, folds: int = 3, data: Path | None = None
+    folder: Path, *, out: Path = Path("suspects.csv"), most: Count = 100, folds: Count = 3, data: Path | None = None
 ) -> None:
     """List the labels of a run that look wrong, worst first, with their pictures; needs cleanlab (robal[noise]).
 
@@ -652,7 +655,7 @@ def select_command(
     out: Path = Path("query.csv"),
     classes: str | None = None,
     labelled: tuple[Path, ...] = (),
-    resize: int | None = None,
+    resize: Count | None = None,
     threat: str | None = None,
     teacher: Path | None = None,
     seed: int = 0,
@@ -746,7 +749,7 @@ def rank_command(
     out: Path = Path("order.csv"),
     classes: str | None = None,
     labelled: tuple[Path, ...] = (),
-    resize: int | None = None,
+    resize: Count | None = None,
     threat: str | None = None,
     seed: int = 0,
     data: Path | None = None,
@@ -847,7 +850,7 @@ def retrain_command(
     threat: str | None = None,
     test: str | None = None,
     preset: str = "retrain",
-    resize: int | None = None,
+    resize: Count | None = None,
     data: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
@@ -942,7 +945,7 @@ def evaluate_command(
     outside: str | None = None,
     images: int = 1000,
     classes: str | None = None,
-    resize: int | None = None,
+    resize: Count | None = None,
     out: Path | None = None,
     folder: Path | None = None,
     seed: int = 0,
@@ -1108,7 +1111,7 @@ def build_command(
     source: str,
     out: Path,
     *,
-    resize: int | None = None,
+    resize: Count | None = None,
     keep_files: Annotated[bool, Parameter(negative="")] = False,
     classes: str | None = None,
     near_duplicates: bool | None = None,

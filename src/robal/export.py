@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robal.attacks import Square
 from robal.data import Data
-from robal.errors import ContractError, InputError, RobalError
+from robal.errors import ContractError, InputError, RobalError, RunFolderError
 from robal.evaluation import broken_by, clean, predict
 from robal.files import whole, write
 from robal.folder import RunFolder
@@ -224,6 +224,8 @@ def _written(module: nn.Module, images: Tensor, path: Path) -> None:
             )
     except RobalError:
         raise
+    except OSError as error:
+        raise RunFolderError(f"{path} could not be written: {error}") from error
     except Exception as error:  # torch raises many kinds, for what a network does that ONNX cannot say
         told = " ".join(str(error).split())[:300]
         raise InputError(f"torch cannot write this network as ONNX: {type(error).__name__}: {told}") from error

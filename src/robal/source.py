@@ -11,6 +11,7 @@ from robal.datasets import Dataset, known_name, load
 from robal.errors import InputError
 from robal.files import absolute
 from robal.new_images import beside
+from robal.oracles import class_name
 from robal.parquet import in_memory, is_parquet, read_manifest, version_of
 
 
@@ -56,6 +57,8 @@ class Source:
     unforeseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len({class_name(one).lower() for one in self.classes}) < len(self.classes):
+            raise InputError(f"data.classes names each class once; {', '.join(self.classes)} came")
         if not 0 < self.apart < 1:
             raise InputError(f"data.apart is a share, in (0, 1); {self.apart} came")
         if self.test and not self.train:

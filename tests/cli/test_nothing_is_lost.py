@@ -67,17 +67,17 @@ def test_results_never_lie_among_the_images(robal: Any, photos: Path, monkeypatc
 
 
 def test_runs_and_studies_do_not_share_a_folder(robal: Any, finished: Path, tmp_path: Path) -> None:
-    study = tmp_path / "study.yaml"
+    study = tmp_path / "mine.yaml"
     study.write_text("plan: {rounds: 0}\ngrid: {acquisition: [Random, Margin]}\n")
     before = sorted(path.name for path in finished.iterdir())
-    said = robal("compare", study, "--out", finished, "--plan")
+    said = robal("compare", study, "--out", finished)
     assert "holds a run; name another folder for a study" in said.sentence
     assert sorted(path.name for path in finished.iterdir()) == before
     (tmp_path / "of-study").mkdir()
     (tmp_path / "of-study" / "study.yaml").write_text("{}")
     assert "holds a study" in robal("run", *SHORT, "--out", tmp_path / "of-study").sentence
     assert "holds a study, no single run" in robal("resume", tmp_path / "of-study").sentence
-    assert "holds other things and no study" in robal("compare", study, "--out", tmp_path, "--plan").sentence
+    assert "holds other things and no study" in robal("compare", study, "--out", tmp_path).sentence
 
 
 def test_a_folder_in_the_place_of_a_plan_is_taken_for_images(robal: Any, photos: Path, finished: Path) -> None:
@@ -160,6 +160,22 @@ def test_a_network_of_somebodys_own_that_fails(robal: Any, tmp_path: Path, body:
     said = robal("run", *SHORT, f"network={{name: Custom, factory: 'net{abs(hash(body))}:build'}}")
     assert "failed" in said.sentence
     assert said.code == 2
+
+
+@pytest.mark.parametrize("names", ["[a, a]", "['', b]", "[skip, b]"])
+def test_names_that_are_none(robal: Any, names: str) -> None:
+    assert robal("run", *SHORT, f"data.classes={names}").code == 2
+
+
+@pytest.mark.parametrize("words", [("labels", "suspects", "x", "--most", "0"), ("compare", "x", "--workers", "-1")])
+def test_numbers_below_one(robal: Any, words: tuple[str, ...]) -> None:
+    said = robal(*words)
+    assert said.code == 2
+    assert "Must be >= 1" in said.err
+
+
+def test_a_norm_that_is_none(robal: Any) -> None:
+    assert "unknown norm 'l3'" in robal("run", *SHORT, "threat=l3:0.3").sentence
 
 
 def test_brackets_in_a_folders_name_are_only_brackets(robal: Any) -> None:

@@ -183,7 +183,7 @@ def sentences(found: Forecast) -> list[str]:
     under = threat(found.record.plan)
     said.append(
         f"Fitted to {len(found.series[0].labels)} rounds, up to {last.bought:,} labels, on {last.of_what}"
-        f"{f', {under}' if under else ''}. The ranges hold what a run would measure with "
+        f"{f', {under}' if under else ''}. ± is of the curve; the ranges hold what a run would measure with "
         f"{100 * found.probability:.0f} % probability, if it goes on as it did."
     )
     return [*said, *found.notes]
@@ -192,7 +192,7 @@ def sentences(found: Forecast) -> list[str]:
 def as_table(found: Forecast) -> Table:
     """For the terminal: a line a measure and number of further labels."""
     shown = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    for head in ("more labels", "rate", "now", "gain", "then", f"{100 * found.probability:.0f} % band"):
+    for head in ("more labels", "rate", "measured", "curve", "gain", "then", f"{100 * found.probability:.0f} % band"):
         shown.add_column(head, justify="right" if head != "rate" else "left")
     for one in found.outlooks:
         for series in found.series:
@@ -201,6 +201,7 @@ def as_table(found: Forecast) -> Table:
                 f"{one.more:,}",
                 series.of,
                 f"{100 * series.rates[-1]:.1f} %",
+                f"{100 * (expected.rate - expected.gain):.1f} %",
                 f"{100 * expected.gain:+.1f} ± {100 * expected.sure:.1f}",
                 f"{100 * expected.rate:.1f} %",
                 f"{100 * expected.low:.1f}–{100 * expected.high:.1f}",
