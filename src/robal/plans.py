@@ -267,7 +267,8 @@ def _component(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if not isinstance(name, str):
         mistakes.append(f"{where}: needs a name ({', '.join(known(kind))}), not {value!r}")
         return None
-    if kind is threats.Threat and ":" in name and not name.partition(":")[2].isidentifier():
+    norm, _, size = name.partition(":")
+    if kind is threats.Threat and size and (norm.lower() in threats.ALIASES or not size.isidentifier()):
         try:
             return threats.parse(name)
         except InputError as error:

@@ -60,9 +60,9 @@ def table(folders: Sequence[Path]) -> Table:
     several = len(records) > 1
     if several:
         shown.add_column("run", overflow="fold")
-    many = len(attacks) > (1 if several else 2)  # then names and intervals take a second line, to fit a terminal
+    many = len(attacks) > 2  # then names and intervals take a second line, to fit a terminal
     for head in ("round", "labels", "accuracy", *attacks, "time"):
-        shown.add_column(Text(head), justify="right", no_wrap=not many, overflow="fold")
+        shown.add_column(Text(head), justify="right", no_wrap=not many and not several, overflow="fold")
     for record in records:
         for row in record.rounds:
             every = (row.accuracy, *(row.robust.get(attack) for attack in attacks))
