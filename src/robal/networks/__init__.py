@@ -9,7 +9,7 @@ from robal.networks.intervals import interval_bounds, is_affine
 from robal.networks.layout import channels_last, home_of
 from robal.networks.lenet import LeNet5, LeNet5DFAL, LeNet5DRE
 from robal.networks.logits import check_logits
-from robal.networks.modes import dropout_layers, frozen, mc_dropout
+from robal.networks.modes import dropout_layers, frozen
 from robal.networks.normalise import Normalise
 from robal.networks.precision import answering_in_float32, gains_from_bfloat16, in_bfloat16
 from robal.networks.pretrained import Timm
@@ -49,7 +49,6 @@ __all__ = [
     "interval_bounds",
     "is_affine",
     "load_weights",
-    "mc_dropout",
     "with_one_more_class",
     "without_last_class",
 ]

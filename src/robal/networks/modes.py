@@ -39,28 +39,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             _restore(module, name, buffer, saved)
 
 
-@contextmanager
-def mc_dropout(model: nn.Module) -> Iterator[nn.Module]:
-    """Monte Carlo dropout: inside, Dropout modules drop and all others are in eval mode; afterwards as before.
-
-    BatchNorm keeps its running statistics, so T passes differ by dropout alone. Dropout that a model applies as a
-    function (`F.dropout(x, training=self.training)`) stays off. Yields the model itself.
-
-    Source: Gal and Ghahramani, ICML 2016 (arXiv 1506.02142).
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        for layer in dropout_layers(model):
-            layer.training = True
-        yield model
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
 def dropout_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that `mc_dropout` switches on; where the list is empty, all its passes are equal."""
+    """The layers that drop while they train; dropout that a model applies as a function is not among them."""
     return [layer for layer in model.modules() if isinstance(layer, _DROPOUTS)]
 
 
