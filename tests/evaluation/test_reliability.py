@@ -23,7 +23,6 @@ from robal.evaluation.reliability import (
     probabilities,
     reliability,
     risk_coverage,
-    selective_accuracy,
 )
 from robal.scores import entropy
 from robal.seeds import generator
@@ -124,19 +123,14 @@ def test_risk_and_coverage_by_hand() -> None:
     """The two of confidence 0.9 share one error, whichever comes first."""
     assert risk_coverage(PROBS, LABELS).tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 2])
     assert area_under_risk_coverage(PROBS, LABELS) == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
-    assert selective_accuracy(PROBS, LABELS, 0.5) == 0.5
-    assert selective_accuracy(PROBS, LABELS, 0.51) == pytest.approx(2 / 3)  # rounded up to three images
-    assert selective_accuracy(PROBS, LABELS, 1.0) == 0.5
-    assert selective_accuracy(PROBS, LABELS, 0.01) == 0.5
 
 
-def test_selective_accuracy_agrees_with_the_threshold_on_confidence() -> None:
+def test_risk_and_coverage_agree_with_the_threshold_on_confidence() -> None:
     probs, labels = drawn()
-    confidence, right = probs.amax(1), probs.argmax(1) == labels
+    risk, confidence, wrong = risk_coverage(probs, labels), probs.amax(1), probs.argmax(1) != labels
     for answered in (1, 7, 300, 599, 600):
         lowest = confidence.sort(descending=True).values[answered - 1]
-        wanted = float(right[confidence >= lowest].double().mean())
-        assert selective_accuracy(probs, labels, answered / 600) == pytest.approx(wanted)
+        assert risk[answered - 1] == pytest.approx(float(wrong[confidence >= lowest].double().mean()))
 
 
 def test_no_figure_depends_on_the_order_of_the_images() -> None:
@@ -224,12 +218,9 @@ def test_what_cannot_be_right_is_refused(probs: Tensor, labels: Tensor, message:
             figure(probs, labels)
 
 
-def test_bins_shares_and_scores_that_cannot_be_right_are_refused() -> None:
+def test_bins_and_scores_that_cannot_be_right_are_refused() -> None:
     with pytest.raises(InputError, match="bins must be at least 1; 0 came"):
         calibration_error(PROBS, LABELS, bins=0)
-    for coverage in (0.0, 1.5, -0.1):
-        with pytest.raises(InputError, match=r"coverage is a share of the images in \(0, 1\]"):
-            selective_accuracy(PROBS, LABELS, coverage)
     with pytest.raises(InputError, match=r"outside scores have shape \[N\] with N >= 1"):
         auroc(torch.ones(3), torch.ones(0))
     with pytest.raises(InputError, match=r"inside scores .* no NaN"):

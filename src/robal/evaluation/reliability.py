@@ -206,27 +206,6 @@ def risk_coverage(probs: Tensor, labels: Tensor) -> Tensor:
     return shared[group].cumsum(0).div(answered)
 
 
-def selective_accuracy(probs: Tensor, labels: Tensor, coverage: float) -> float:
-    """Accuracy among the most confident share of the images, rounded up to whole images.
-
-    Args:
-        probs: [N, K] rows that sum to 1; N >= 1.
-        labels: [N] int64 in [0, K).
-        coverage: the share that is answered, in (0, 1].
-
-    Returns:
-        In [0, 1]; 1 - `risk_coverage` at that coverage.
-
-    >>> selective_accuracy(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([0, 0]), 0.5)
-    1.0
-    """
-    if not 0 < coverage <= 1:
-        raise InputError(f"coverage is a share of the images in (0, 1]; {coverage} came")
-    risk = risk_coverage(probs, labels)
-    answered = -int(-coverage * len(risk) // 1)
-    return 1.0 - float(risk[answered - 1])
-
-
 def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
     """The mean of `risk_coverage` over all coverages (AURC), in [0, 1]; low is good.
 
