@@ -267,7 +267,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     given = None
     if number and data.known is not None:
         given = Trained.load(first, initial(plan, data, (*data.classes, *place.new_classes(0))).model).model
-    audit, known = audit_of(plan, state), data.as_known_by(classes)
+    audit, known = audit_of(state), data.as_known_by(classes)
     row = measure(plan, known, labelled, trained, number, answers, given, audit, state.history) | {
         "kept": describe_kept(state.kept, known.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), known.hidden),
@@ -292,7 +292,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     return replace(state, history=(*state.history, row), question=None, note=None, answers=None), trained
 
 
-def audit_of(plan: Plan, state: State) -> Audit | None:
+def audit_of(state: State) -> Audit | None:
     """The audit set as it is measured on; None without one."""
     indices, labels = state.audit
     if not len(indices):

@@ -99,7 +99,7 @@ def row_of(results: Results, block: Block, line: Line, found: Difference | None)
     row["effect"] = "" if found is None or found.pairs.effect is None else f"{found.pairs.effect:+.1f}"
     row["pairs"] = "" if found is None else len(found.pairs.seeds)
     row["p"] = "" if found is None else _tested(found)
-    row[f"labels to {block.reference}'s end"] = _needed(block, line, found)
+    row[f"labels to {block.reference}'s end"] = _needed(block, found)
     row["time"] = duration(line.seconds)
     row["of it choosing"] = duration(line.choosing)
     row["gradient evaluations"] = f"{line.evaluations:,}"
@@ -113,7 +113,7 @@ def _tested(found: Difference) -> str:
     return shown if shown.startswith(FEW) else f"{shown}, Holm, explores"
 
 
-def _needed(block: Block, line: Line, found: Difference | None) -> str:
+def _needed(block: Block, found: Difference | None) -> str:
     if found is None:
         return ""
     if found.needed is None:
