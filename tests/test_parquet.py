@@ -137,7 +137,7 @@ def test_a_folder_with_broken_files_is_read_and_lists_them(photos: Path, keep: b
     said = build_pool(str(photos), out, keep_files=keep)
     assert said == read_manifest(out)
     assert said.images == {"pool": 58, "test": 0}
-    assert sorted(file for file, _ in said.broken) == ["cat/0.png", "dog/1.png"]
+    assert sorted(file for file, _ in said.versions[0].broken) == ["cat/0.png", "dog/1.png"]
     assert (said.shape, said.classes, said.labelled) == ((3, 10, 12), ("cat", "dog", "eel"), 58)
     images = ParquetImages(out)
     for place, file in enumerate(images.column("file")):
@@ -592,5 +592,5 @@ def test_images_of_more_than_eight_bits_are_left_out_and_listed(photos: Path) ->
     Image.fromarray(np.full((10, 12), 40_000, np.uint16)).save(photos / "cat" / "deep.png")
     said = build_pool(str(photos), photos.parent / "photos.parquet")
     assert said.images["pool"] == 60
-    assert [file for file, _ in said.broken] == ["cat/deep.png"]
-    assert "more than 8 bits" in said.broken[0][1]
+    assert [file for file, _ in said.versions[0].broken] == ["cat/deep.png"]
+    assert "more than 8 bits" in said.versions[0].broken[0][1]

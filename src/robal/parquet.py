@@ -112,11 +112,6 @@ class Manifest:
         """The K names; empty where nobody named any."""
         return self.versions[-1].classes
 
-    @property
-    def broken(self) -> tuple[tuple[str, str], ...]:
-        """(file, why) of images that were left out."""
-        return tuple(pair for one in self.versions for pair in one.broken)
-
 
 def check_arrow() -> Any:
     """pyarrow. Raises RobalError where it is not installed."""
