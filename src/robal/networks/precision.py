@@ -25,7 +25,7 @@ def in_bfloat16(model: nn.Module, wanted: bool = True) -> Iterator[None]:
         return
     handle = answering_in_float32(model)
     try:
-        # Without the cache: older torch would hand casts made under no_grad, which know no gradient, to later passes.
+        # Without the cache, which would hand out casts of weights that were changed inside since.
         with torch.autocast(home_of(model).type, torch.bfloat16, cache_enabled=False):
             yield
     finally:
@@ -46,6 +46,6 @@ def gains_from_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in older torch
-        return capabilities is None or any(capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return True
