@@ -1,7 +1,7 @@
 """Training: recipes, and `fit`, which carries them out."""
 
 from robal.augmentations import Affine, Augmentation, Brightness, Chain, CropFlip, Cutout, NoAugmentation
-from robal.training.fit import Monitor, fit
+from robal.training.fit import fit
 from robal.training.optimisers import (
     SGD,
     Adam,
@@ -26,7 +26,6 @@ __all__ = [
     "Cosine",
     "CropFlip",
     "Cutout",
-    "Monitor",
     "NoAugmentation",
     "Optimiser",
     "PoolTraining",

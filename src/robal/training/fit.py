@@ -48,7 +48,7 @@ from robal.training.tensors import (
 )
 from robal.training.trained import Trained
 
-Monitor = Callable[[nn.Module, int], float]
+Judge = Callable[[nn.Module, int], float]
 Fresh = Callable[[int], nn.Module]
 
 _NUMBERS = ("epoch", "best_score", "best_epoch", "evaluations", "seconds")  # of a checkpoint
@@ -59,7 +59,7 @@ def fit(
     examples: Examples,
     unlabelled: Tensor | None,
     previous: Trained,
-    monitor: Monitor | None,
+    monitor: Judge | None,
     seed: int,
     *,
     fresh: Fresh | None = None,
@@ -208,7 +208,7 @@ def _train(
     examples: Examples,
     unlabelled: Tensor | None,
     previous: Trained,
-    monitor: Monitor | None,
+    monitor: Judge | None,
     seed: int,
     fresh: Fresh | None,
     checkpoint: Path | None,
