@@ -109,9 +109,6 @@ def test_a_model_in_training_mode_is_refused() -> None:
 
 
 def test_a_threat_that_it_does_not_know_is_refused() -> None:
-    class Rotation(Linf):
-        pass
-
     class Patch:
         eps = 0.1
 
