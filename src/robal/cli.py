@@ -238,7 +238,7 @@ def compare_command(
     from robal.studies import (
         Local,
         OnRay,
-        forecast,
+        costs_of,
         read_text,
         table_of,
         with_data,
@@ -247,7 +247,7 @@ def compare_command(
     said = with_data(read_yaml(read_text(study), str(study)), data)
     folder = out or Path("runs") / study.stem
     if plan:
-        Console().print(table_of(forecast(said, folder, workers or _processors())))
+        Console().print(table_of(costs_of(said, folder), workers or _processors()))
         return
     if scheduler == "local" and (address or gpus):
         raise PlanError(["--address and --gpus are for Ray: add --scheduler ray"])
@@ -310,7 +310,7 @@ def reproduce_command(
     """
     from robal.datasets import data_folder, present
     from robal.progress import say
-    from robal.studies import Local, forecast, joined, named, reproductions, table_of, with_data
+    from robal.studies import Local, costs_of, joined, named, reproductions, table_of, with_data
 
     if list_all or name is None:
         for one in reproductions().values():
@@ -341,7 +341,7 @@ def reproduce_command(
         )
     for said, folder in studies:
         if plan:
-            Console().print(table_of(forecast(said, folder, workers or _processors())))
+            Console().print(table_of(costs_of(said, folder), workers or _processors()))
         else:
             codes.append(_study(said, folder, Local(workers or _processors())))
     if left_out:

@@ -20,8 +20,8 @@ from small_studies import TINY, carry_out, cell, main_ends, numbers, said
 from robal.cli import main
 from robal.errors import FolderInUse, InputError, PlanError, RunFolderError
 from robal.loop import run
-from robal.studies import Local, Place, compare, forecast, read_text, study_report
-from robal.studies.forecast import _training, repeated
+from robal.studies import Local, Place, compare, costs_of, read_text, study_report
+from robal.studies.cost import _training, repeated
 from tiny_runs import tiny_plan
 
 
@@ -227,7 +227,7 @@ def test_a_mistake_in_one_cell_comes_before_anything_runs(tmp_path: Path, capsys
         read_text(tmp_path / "nothing.yaml")
 
 
-def test_a_forecast_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_study_costs_is_said_and_nothing_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(said()))
     main_ends(["compare", str(file), "--plan", "--out", str(tmp_path / "out")])
@@ -235,13 +235,13 @@ def test_a_forecast_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "4 runs, 200 labels" in out
     assert "2 of them take over the first round" in out
     assert not (tmp_path / "out").exists()
-    runs, _ = forecast(said(), tmp_path / "out", 1)
+    runs = costs_of(said(), tmp_path / "out")
     # 10 epochs of 40 images, one pass; 2 of 50, PGD-2: three; PGD-2 on 20 test images twice, FGSM once; on 20 for
     # validation, twice
     assert runs[0].evaluations == 10 * 40 * 1 + 2 * 50 * 3 + 20 * (2 * 2 + 1) + 20 * 2 * 2
     place = Place.begun(tmp_path / "out", said())
     carry_out(place)
-    assert sum(run.seconds for run in forecast(said(), tmp_path / "out", 1)[0]) == 0
+    assert sum(run.seconds for run in costs_of(said(), tmp_path / "out")) == 0
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_forecast_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ],
     ids=["a meta set", "suspects", "known labels"],
 )
-def test_a_forecast_counts_what_a_run_will_have_spent(tmp_path: Path, settings: tuple[str, ...]) -> None:
+def test_costs_are_what_a_run_will_have_spent(tmp_path: Path, settings: tuple[str, ...]) -> None:
     plan = tiny_plan("validation.images=0", "rounds=1", "evaluation.each_round=[]", "evaluation.at_end=[]", *settings)
     data = plan.data.load()
     state = run(plan, data, tmp_path / "run")

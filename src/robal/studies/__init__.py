@@ -1,7 +1,7 @@
 """Studies: a grid of runs from one file, carried out side by side, and what can honestly be said of it."""
 
 from robal.studies.compare import Place, compare, is_study, joined, with_data
-from robal.studies.forecast import forecast, table_of
+from robal.studies.cost import costs_of, table_of
 from robal.studies.page import study_report
 from robal.studies.reproduce import named, reproduction, reproductions
 from robal.studies.schedule import Local, OnRay, Scheduler
@@ -20,7 +20,7 @@ __all__ = [
     "Study",
     "Tracker",
     "compare",
-    "forecast",
+    "costs_of",
     "is_study",
     "joined",
     "mirrored",

@@ -25,7 +25,7 @@ from robal.training import Recipe
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Cost:
     """What one run would cost.
 
     Args:
@@ -41,8 +41,8 @@ class Forecast:
     seconds: float
 
 
-def forecast(said: Mapping[str, Any], folder: Path, workers: int) -> tuple[list[Forecast], int]:
-    """A forecast of each run of the study that a mapping describes, beside what its folder holds already; the workers.
+def costs_of(said: Mapping[str, Any], folder: Path) -> list[Cost]:
+    """Of each run of the study that a mapping describes, beside what its folder holds already.
 
     Raises:
         PlanError: as `Study.check`.
@@ -66,8 +66,8 @@ def forecast(said: Mapping[str, Any], folder: Path, workers: int) -> tuple[list[
             if alike not in speeds:
                 speeds[alike] = _seconds_each(one, images)
             seconds += speeds[alike] * sum(by_round[standing.rounds :])
-        found.append(Forecast(cell, standing, sum(sum(by_round) for _, by_round in parts), seconds))
-    return found, workers
+        found.append(Cost(cell, standing, sum(sum(by_round) for _, by_round in parts), seconds))
+    return found
 
 
 def _seconds_each(plan: Plan, data: Data) -> float:
@@ -133,9 +133,8 @@ def _evaluations(plan: Plan, number: int, data: Data) -> int:
     return training + each + min(asked.images, test) * sum(attack.passes for attack in asked.at_end)
 
 
-def table_of(found: tuple[Sequence[Forecast], int]) -> Table:
-    """For the terminal: a line a run, and the sums."""
-    runs, workers = found
+def table_of(runs: Sequence[Cost], workers: int) -> Table:
+    """For the terminal: a line a run, and the sums; the time with so many workers at once."""
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), caption_justify="left")
     for head in ("run", "status"):
         table.add_column(head, overflow="fold")
