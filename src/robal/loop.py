@@ -22,7 +22,7 @@ from robal.folder import RunFolder
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept
 from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
 from robal.networks import load_weights
-from robal.oracles import Hidden, InFolder, LabelStudio, audited
+from robal.oracles import Hidden, InFolder, LabelStudio, agreed_by_several
 from robal.other_models import PROXY, initial, of_proxy, proxy, suspects, teacher
 from robal.plan import Plan
 from robal.plan_checks import check
@@ -178,13 +178,13 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     validation, meta = shared_out(plan, state.round, len(question))
     if len(meta) and plan.meta_answers > 1 and isinstance(oracle, Hidden):
         first, most, seed = answers[meta], plan.meta_answers, stream(plan.seed, "oracle")
-        agreed = audited(oracle, state.pool, question[meta], first, most, seed, place.judgements)
+        agreed = agreed_by_several(oracle, state.pool, question[meta], first, most, seed, place.judgements)
         none = state.round == 0 and not bool((agreed >= 0).any())  # then the first answers count: there has to be one
         answers[meta] = first if none else agreed
     again = torch.tensor((state.note or {}).get("again", []), dtype=torch.int64)
     if len(again) and plan.relabel is not None and isinstance(oracle, Hidden):
         first, most, seed = state.pool.labels[again], plan.relabel.answers, stream(plan.seed, "oracle")
-        agreed = audited(oracle, state.pool, again, first, most, seed, place.judgements)
+        agreed = agreed_by_several(oracle, state.pool, again, first, most, seed, place.judgements)
         place.save_relabelled(state.round, again, agreed)
     to_train = torch.ones(len(answers), dtype=torch.bool)
     to_train[torch.cat([validation, meta, torch.arange(audited_of(plan, state.round))])] = False

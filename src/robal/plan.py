@@ -116,8 +116,8 @@ class Meta:
     Args:
         share: of every answer, in (0, 0.5].
         answers: of the simulated oracle: so many people are asked about an image at most, until one class has two
-            answers more than any other (`robal.oracles.audited`); without such a class the image is skipped. 1: the
-            first answer counts. None: 7 where the oracle is noisy, else 1.
+            answers more than any other (`robal.oracles.agreed_by_several`); without such a class the image is
+            skipped. 1: the first answer counts. None: 7 where the oracle is noisy, else 1.
     """
 
     share: float = 0.1
@@ -135,7 +135,7 @@ class Relabel:
     """Asking again about bought labels that look wrong, in each round from 1 on, beside its question.
 
     Models trained on the other folds judge each training label, cleanlab (`pip install 'robal[noise]'`) ranks them, and
-    the worst of those that it doubts are audited as the meta set is; every further answer is bought. Images of
+    the worst of those that it doubts are asked about as the meta set is; every further answer is bought. Images of
     validation and of the meta set are left alone, and so are those that were asked about again before.
 
     Args:

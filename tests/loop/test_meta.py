@@ -1,4 +1,4 @@
-"""The meta set in a run: bought, counted, audited, never trained on; and a kill changes nothing of it."""
+"""The meta set in a run: bought, counted, agreed on, never trained on; and a kill changes nothing of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_share_of_every_answer_is_the_meta_set_and_is_counted(tmp_path: Path, 
     assert last["repeated"] == 0
 
 
-def test_under_noise_the_meta_set_is_audited_and_its_repeated_answers_are_bought(tmp_path: Path, data: Data) -> None:
+def test_under_noise_several_agree_on_the_meta_set_and_all_answers_are_bought(tmp_path: Path, data: Data) -> None:
     plan = meta_plan("oracle.noise=0.3")
     state = run(plan, data, tmp_path / "run")
     assert data.hidden is not None

@@ -153,7 +153,7 @@ LEARNING = (
 
 
 def test_killed_anywhere_in_asking_again_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    """Within a fold's training; audited and not yet saved; saved, and the answers not."""
+    """Within a fold's training; agreed on and not yet saved; saved, and the answers not."""
     whole = Apart(partial(carry_out, LEARNING, tmp_path / "whole"), tmp_path / "log", tmp_path / "calls")
     assert whole.run() == 0, whole.said
     wanted, saves = outcome(tmp_path / "whole"), (tmp_path / "calls").read_text().split()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robal.errors import InputError
 from robal.images import InMemory
-from robal.oracles import Hidden, Judgements, audited
+from robal.oracles import Hidden, Judgements, agreed_by_several
 from robal.pool import SKIPPED, Pool
 
 MANY = 20_000
@@ -137,12 +137,12 @@ def test_a_kind_of_noise_that_is_not_known_is_refused() -> None:
         Hidden(0.1, kind="pair")  # type: ignore[arg-type]
 
 
-def test_an_audit_asks_until_one_answer_leads_by_two_and_all_answers_are_recorded(tmp_path: Path) -> None:
+def test_several_are_asked_until_one_answer_leads_by_two_and_all_answers_are_recorded(tmp_path: Path) -> None:
     oracle, images = Hidden(0.4, LABELS), torch.arange(3000)
     first = oracle(POOL, images, seed=0)
     said = Judgements(tmp_path / "state.sqlite")
     said.prepare()
-    agreed = audited(oracle, POOL, images, first, 7, 0, said)
+    agreed = agreed_by_several(oracle, POOL, images, first, 7, 0, said)
     rates = [float(claim.float().mean()) for claim in (agreed == LABELS[:3000], agreed == SKIPPED)]
     assert rates == pytest.approx([0.78, 0.158], abs=0.03)  # by 40,000 draws apart from this code
     votes = said.votes(images.tolist())
@@ -154,13 +154,13 @@ def test_an_audit_asks_until_one_answer_leads_by_two_and_all_answers_are_recorde
         assert len(labels) <= 7
         assert int(agreed[number]) in (SKIPPED, max(labels, key=labels.count))
     assert said.repeated(images.tolist()) == len(votes) - 3000
-    assert torch.equal(audited(oracle, POOL, images, first, 7, 0, said), agreed)  # as after a kill
+    assert torch.equal(agreed_by_several(oracle, POOL, images, first, 7, 0, said), agreed)  # as after a kill
     assert said.repeated(images.tolist()) == len(votes) - 3000
 
 
-def test_an_audit_without_noise_asks_twice(tmp_path: Path) -> None:
+def test_without_noise_two_are_asked(tmp_path: Path) -> None:
     oracle, images = Hidden(labels=LABELS), torch.arange(30)
     said = Judgements(tmp_path / "state.sqlite")
     said.prepare()
-    assert torch.equal(audited(oracle, POOL, images, LABELS[:30], 5, 0, said), LABELS[:30])
+    assert torch.equal(agreed_by_several(oracle, POOL, images, LABELS[:30], 5, 0, said), LABELS[:30])
     assert said.repeated(images.tolist()) == 30

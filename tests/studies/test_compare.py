@@ -125,7 +125,7 @@ def test_twelve_by_six_runs_killed_ten_times(tmp_path: Path) -> None:
 
 
 def test_a_shared_first_round_brings_its_repeated_answers(tmp_path: Path) -> None:
-    """A meta set that was audited once is paid in each run."""
+    """A meta set that was agreed on once is paid in each run."""
     caat = {"objective": {"name": "CAAT", "steps": 1, "costs": None}}
     plan = TINY | {"recipe": TINY["recipe"] | caat, "oracle": {"name": "Hidden", "noise": 0.3}}
     place = Place.begun(tmp_path / "study", said(plan=plan, grid={"acquisition": ["Random", "Margin"], "seed": 1}))

@@ -1,6 +1,6 @@
 """Oracles: who answers. Held-back labels for simulation; for people a page, Label Studio or a CSV file."""
 
-from robal.oracles.audit import AUDIT, answer_of, audited
+from robal.oracles.agreement import FURTHER, agreed_by_several, answer_of
 from robal.oracles.csv_file import CSVFile
 from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements, Settlement, class_name, standing
@@ -10,7 +10,7 @@ from robal.oracles.page import Page
 from robal.oracles.people import People
 
 __all__ = [
-    "AUDIT",
+    "FURTHER",
     "CSVFile",
     "Hidden",
     "InFolder",
@@ -21,8 +21,8 @@ __all__ = [
     "Page",
     "People",
     "Settlement",
+    "agreed_by_several",
     "answer_of",
-    "audited",
     "class_name",
     "standing",
 ]

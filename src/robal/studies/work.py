@@ -20,7 +20,7 @@ from robal.files import write
 from robal.folder import RunFolder
 from robal.loop import rounds
 from robal.memory import keep_freed_memory
-from robal.oracles import AUDIT
+from robal.oracles import FURTHER
 from robal.plan import Plan
 from robal.progress import quiet
 from robal.records import begun, check_same_run, write_records
@@ -103,7 +103,7 @@ def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
         place.save_question(0, *asked)
         meta = set(asked[0][shared_out(plan, 0, len(asked[0]))[1]].tolist())
         said = source.judgements.about(list(meta))
-        place.judgements.record([one for one in said if one.key.startswith(AUDIT)])  # these were bought too
+        place.judgements.record([one for one in said if one.key.startswith(FURTHER)])  # these were bought too
         place.save_answers(0, asked[0], answers, "Hidden")
         place.save_history([history[0] | {"shared_with": start.name}])
 

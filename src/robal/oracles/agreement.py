@@ -12,10 +12,10 @@ from robal.oracles.hidden import Hidden
 from robal.oracles.judgements import Judgement, Judgements
 from robal.pool import SKIPPED, Pool
 
-AUDIT = "audit-"  # how the keys of such answers begin
+FURTHER = "audit-"  # how the keys of such answers begin
 
 
-def audited(
+def agreed_by_several(
     oracle: Hidden, pool: Pool, images: Tensor, first: Tensor, most: int, seed: int, judgements: Judgements
 ) -> Tensor:
     """Ask about images, each time somebody else, until one class has two answers more than any other.
@@ -51,7 +51,7 @@ def audited(
 
 def answer_of(image: int, number: int, label: int) -> Judgement:
     """What the simulated annotator `number`, from 0 on, said of an image; the same whenever it is recorded."""
-    return Judgement(f"{AUDIT}{image}-{number}", image, f"annotator {number + 1}", label)
+    return Judgement(f"{FURTHER}{image}-{number}", image, f"annotator {number + 1}", label)
 
 
 def _leading(votes: Counter[int]) -> int | None:
