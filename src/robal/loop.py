@@ -236,7 +236,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     effective = plan.with_threats()
     recipe = (effective.start if number == 0 else effective).recipe
     repeated = place.repeated(number, state.audit[0].tolist())
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, repeated, state.meta)
+    labelled = Labelled.of(plan, data, state, state.kept, repeated)
     started = time.perf_counter()
     classes = state.pool.classes
     fresh, seed = initial(plan, data, classes), stream(plan.seed, "fit", number)
@@ -357,7 +357,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     if plan.start.weights and not plan.start.labels and not history:
         load_weights(trained.model, place.path / WEIGHTS)
     if history:
-        examples = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta).examples
+        examples = Labelled.of(plan, data, state, state.kept).examples
         objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective
         has_learned = len(history) > 1 or plan.trains_at_start
         companion = objective.begin(trained.model, examples.of_kind(*Examples.TRAINED)) if has_learned else None

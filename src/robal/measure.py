@@ -16,10 +16,11 @@ from robal.data import Data
 from robal.evaluation import clean, probabilities, seconds_needed, under_attack
 from robal.learning_curves import FEWEST, fitted
 from robal.plan import Plan, Validation, name_of
-from robal.pool import NONE_OF_THESE, SKIPPED, Examples, Pool
+from robal.pool import NONE_OF_THESE, SKIPPED, Examples
 from robal.progress import say
 from robal.scores import entropy
 from robal.seeds import stream
+from robal.state import State
 from robal.training import Trained
 
 _BINS = 50
@@ -40,29 +41,20 @@ class Labelled:
     counts: dict[str, int]
 
     @classmethod
-    def of(
-        cls,
-        plan: Plan,
-        data: Data,
-        pool: Pool,
-        bought: Tensor,
-        kept: Examples | None = None,
-        repeated: int = 0,
-        meta: Tensor | None = None,
-    ) -> Labelled:
-        """Divide what is known into training, validation (`bought`: the positions that went there) and the meta set.
+    def of(cls, plan: Plan, data: Data, state: State, kept: Examples | None = None, repeated: int = 0) -> Labelled:
+        """Divide what is known into training, validation and the meta set.
 
         `kept`, no labels bought, joins the training examples; `repeated` answers were bought about images that had one.
         """
-        meta = bought[:0] if meta is None else meta[pool.labels[meta] >= 0]
-        training = pool.labelled[~torch.isin(pool.labelled, torch.cat([bought, meta]))]
+        pool, meta = state.pool, state.meta[state.pool.labels[state.meta] >= 0]
+        training = pool.labelled[~torch.isin(pool.labelled, torch.cat([state.validation, meta]))]
         examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
         beside = Examples.of(pool.images.at_rest(meta), pool.labels[meta], meta, "meta") if len(meta) else None
         nobody = (pool.labels == NONE_OF_THESE).nonzero().flatten()
         outside = Examples.of(pool.images.at_rest(nobody), torch.zeros_like(nobody), nobody, "none")
         parts = [examples, kept or Examples.none(), beside or Examples.none()]
         examples = Examples.join([*parts, *([outside] if len(nobody) else [])])
-        answered = bought[pool.labels[bought] >= 0]
+        answered = state.validation[pool.labels[state.validation] >= 0]
         validation, free = None, 0
         if len(answered):
             validation = (pool.images.at_rest(answered), pool.labels[answered])

@@ -44,7 +44,7 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
         snapshots=0,
         pool=None,
     )
-    examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples
+    examples = Labelled.of(plan, data, state).examples
     seed = stream(plan.seed, "teacher", state.round)
     what = f"round {state.round}: a standard model beside the robust one"
     start = initial(plan, data, state.pool.classes)
@@ -54,7 +54,7 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
 def suspects(plan: Plan, data: Data, state: State, checkpoint: Path) -> tuple[list[int], int, float]:
     """Bought training images whose labels look wrong, the worst first; what the search cost, seconds before a kill."""
     assert plan.relabel is not None
-    examples = Labelled.of(plan, data, state.pool, state.validation, meta=state.meta).examples.of_kind("bought")
+    examples = Labelled.of(plan, data, state).examples.of_kind("bought")
     probs, spent, earlier = out_of_fold(
         with_threat(plan.relabel.recipe, plan.threat),
         examples,
@@ -82,7 +82,7 @@ def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
         backbone=1.0,  # it is another network, and nobody has trained it
         probe=0.0,
     )
-    labelled = Labelled.of(plan, data, state.pool, state.validation, state.kept, meta=state.meta)
+    labelled = Labelled.of(plan, data, state, state.kept)
     taught = fit(
         recipe,
         labelled.examples,

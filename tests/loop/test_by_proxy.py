@@ -24,6 +24,7 @@ from robal.plan_checks import check
 from robal.plans import decode, encode
 from robal.pool import Pool
 from robal.seeds import generator, stream
+from robal.state import State
 from robal.training import Trained, fit
 from small_models import convnet
 from tiny_runs import Apart, carry_out, outcome, rows, tiny_plan
@@ -58,7 +59,7 @@ def test_the_proxy_asks_what_it_would_ask_in_a_run_of_its_own(transfer: Path, tm
     pool = Pool.unlabelled(data.images, data.classes).reveal(first, state.pool.labels[first])
     share = round(0.2 * len(first))
     drawn = torch.randperm(len(first), generator=generator(same.seed, "validation", 0))[:share]
-    known = Labelled.of(same, data, pool, first[drawn.sort().values])
+    known = Labelled.of(same, data, State(pool, validation=first[drawn.sort().values]))
     proxy = fit(
         recipe,
         known.examples,
@@ -135,7 +136,7 @@ def test_the_best_of_several_starts_is_kept_at_the_cost_of_all(data: Data) -> No
     plan = tiny_plan(*AFRESH, "recipe.restarts=3", "recipe.patience=null")
     drawn = torch.arange(60)
     pool = Pool.unlabelled(data.images, data.classes).reveal(drawn, data.hidden[drawn])  # type: ignore[index]
-    known = Labelled.of(plan, data, pool, drawn[:12])
+    known = Labelled.of(plan, data, State(pool, validation=drawn[:12]))
     seen: list[float] = []
     judge: Any = monitor_of(plan, known, 1)
 
@@ -172,7 +173,8 @@ def test_restarts_and_measures_that_mean_nothing_are_refused(settings: list[str]
 def test_validation_without_an_attack_is_that_of_the_images_as_they_are(data: Data, measure: str) -> None:
     plan = tiny_plan(f"validation.measure={measure}")
     drawn = torch.arange(40)
-    known = Labelled.of(plan, data, Pool.unlabelled(data.images, data.classes).reveal(drawn, data.hidden[drawn]), drawn)  # type: ignore[index]
+    pool = Pool.unlabelled(data.images, data.classes).reveal(drawn, data.hidden[drawn])  # type: ignore[index]
+    known = Labelled.of(plan, data, State(pool, validation=drawn))
     assert known.validation is not None
     model, (inputs, labels) = LeNet5()(data.images.shape, 10, 0), known.validation
     found = monitor_of(plan, known, 0)

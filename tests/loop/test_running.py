@@ -122,7 +122,7 @@ def test_of_every_answer_a_share_goes_to_validation_and_is_counted(tmp_path: Pat
         assert row["labels"] == counts | {"meta": 0, "repeated": 0, "skipped": 0, "free_validation": 0}
         assert row["labelled"] == counts["bought"]
         assert row["validation"]["images"] == counts["validation"]
-    labelled = Labelled.of(plan, data, state.pool, state.validation)
+    labelled = Labelled.of(plan, data, state)
     everything = [*labelled.examples.origin.tolist(), *state.validation.tolist()]
     assert sorted(everything) == state.pool.labelled.tolist()
     assert labelled.validation is not None
@@ -203,7 +203,7 @@ def test_of_bought_validation_images_only_the_answered_count(data: Data, skipped
     answers[:skipped] = SKIPPED
     pool = pool.reveal(asked, answers)
     plan = tiny_plan("validation.bought_share=0.2")
-    counts = Labelled.of(plan, data, pool, torch.tensor([0, 1, 10, 11])).counts
+    counts = Labelled.of(plan, data, State(pool, validation=torch.tensor([0, 1, 10, 11]))).counts
     of_validation = min(skipped, 2)
     assert counts["validation"] == 4 - of_validation
     assert counts["training"] == 16 - (skipped - of_validation)
@@ -292,7 +292,7 @@ def test_the_kept_epoch_is_the_best_on_validation_images(tmp_path: Path, data: D
         )
         run(shorter, data, folder)
         model = initial(plan, data).model
-        labelled = Labelled.of(plan, data, Pool.unlabelled(data.images, data.classes), torch.empty(0).long())
+        labelled = Labelled.of(plan, data, State(Pool.unlabelled(data.images, data.classes)))
         monitor = monitor_of(plan, labelled, 0)
         assert monitor is not None
         accuracies[epochs] = monitor(Trained.load(folder / "rounds/000/model.safetensors", model).model, epochs - 1)

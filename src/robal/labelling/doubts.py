@@ -43,8 +43,8 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
     with RunFolder(folder).locked() as place:
         plan = begun_from(plan, place)
         state, _ = load(plan, images, place)
-        pool = state.relabelled(*place.relabelled(state.round)).pool
-    examples = Labelled.of(plan, images, pool, state.validation, meta=state.meta).examples.of_kind("bought")
+        state = state.relabelled(*place.relabelled(state.round))
+    examples = Labelled.of(plan, images, state).examples.of_kind("bought")
     probs, _, _ = out_of_fold(
         with_threat(plan.relabel or Relabel(), plan.threat).recipe,
         examples,
