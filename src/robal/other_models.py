@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from robal.acquisition import proxy_in
 from robal.data import Data
 from robal.measure import Labelled, monitor_of
 from robal.networks import channels_last
 from robal.objectives import Natural
-from robal.plan import Plan, device_of
+from robal.plan import Plan, Relabel, device_of
+from robal.pool import Examples
 from robal.seeds import stream
 from robal.state import State
 from robal.suspects import out_of_fold, queue
@@ -54,19 +56,28 @@ def teacher(plan: Plan, data: Data, state: State, checkpoint: Path) -> Trained:
 def suspects(plan: Plan, data: Data, state: State, checkpoint: Path) -> tuple[list[int], int, float]:
     """Bought training images whose labels look wrong, the worst first; what the search cost, seconds before a kill."""
     assert plan.relabel is not None
-    examples = Labelled.of(plan, data, state).examples.of_kind("bought")
-    probs, spent, earlier = out_of_fold(
-        with_threat(plan.relabel.recipe, plan.threat),
-        examples,
-        lambda: initial(plan, data, state.pool.classes).model,
-        plan.relabel.folds,
-        stream(plan.seed, "suspects", state.round),
-        checkpoint=checkpoint,
-        what=f"round {state.round}: looking for wrong labels",
-    )
+    what = f"round {state.round}: looking for wrong labels"
+    examples, probs, spent, earlier = judged(plan, data, state, plan.relabel.folds, what, checkpoint)
     fresh = (~torch.isin(examples.origin, state.again)).nonzero().flatten()
     chosen = queue(probs[fresh], examples.labels[fresh], plan.relabel.per_round)
     return examples.origin[fresh][chosen].tolist(), spent, earlier
+
+
+def judged(
+    plan: Plan, data: Data, state: State, folds: int, what: str, checkpoint: Path | None = None
+) -> tuple[Examples, Tensor, int, float]:
+    """The bought training examples, and what `out_of_fold` says of them."""
+    examples = Labelled.of(plan, data, state).examples.of_kind("bought")
+    found = out_of_fold(
+        with_threat((plan.relabel or Relabel()).recipe, plan.threat),
+        examples,
+        lambda: initial(plan, data, state.pool.classes).model,
+        folds,
+        stream(plan.seed, "suspects", state.round),
+        checkpoint=checkpoint,
+        what=what,
+    )
+    return examples, *found
 
 
 def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:

@@ -14,15 +14,11 @@ from robal.files import write
 from robal.folder import RunFolder
 from robal.labelling.exchange import keep_labels, read_run
 from robal.loop import load, tidy
-from robal.measure import Labelled
 from robal.oracles import Hidden, Judgement, answer_of
 from robal.oracles.csv_file import parse_label, read_rows
-from robal.other_models import initial
-from robal.plan import Relabel
+from robal.other_models import judged
 from robal.records import begun_from, contact_sheet
-from robal.seeds import stream
-from robal.suspects import out_of_fold, quality, queue
-from robal.threats import with_threat
+from robal.suspects import quality, queue
 
 
 def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path | None = None) -> str:
@@ -44,14 +40,7 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
         plan = begun_from(plan, place)
         state, _ = load(plan, images, place)
         state = state.relabelled(*place.relabelled(state.round))
-    examples = Labelled.of(plan, images, state).examples.of_kind("bought")
-    probs, _, _ = out_of_fold(
-        with_threat(plan.relabel or Relabel(), plan.threat).recipe,
-        examples,
-        lambda: initial(plan, images, state.pool.classes).model,
-        folds,
-        stream(plan.seed, "suspects", state.round),
-    )
+    examples, probs, _, _ = judged(plan, images, state, folds, "looking for wrong labels")
     scores, wrong = quality(probs, examples.labels)
     worst = queue(probs, examples.labels, most).tolist()
     text, classes = io.StringIO(), state.pool.classes
