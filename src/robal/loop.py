@@ -166,23 +166,23 @@ def answer(plan: Plan, data: Data, state: State, previous: Trained, place: RunFo
     oracle: Any = plan.oracle
     if not len(question):
         return replace(state, answers=question)
-    if isinstance(oracle, Hidden):
+    if plan.is_simulated:
         oracle = replace(oracle, labels=data.hidden)
     elif isinstance(oracle, InFolder):
         oracle = oracle.inside(place.path, state.round)
     if isinstance(oracle, LabelStudio) and oracle.predictions and state.round > 0:
         oracle = replace(oracle, guesses=guesses_of(state, previous, question))
     answers = oracle(state.pool, question, stream(plan.seed, "oracle"))
-    if isinstance(oracle, Hidden) and data.unforeseen:
+    if plan.is_simulated and data.unforeseen:
         answers = named(oracle, data, answers, place, state.round)
     validation, meta = shared_out(plan, state.round, len(question))
-    if len(meta) and plan.meta_answers > 1 and isinstance(oracle, Hidden):
+    if len(meta) and plan.meta_answers > 1 and plan.is_simulated:
         first, most, seed = answers[meta], plan.meta_answers, stream(plan.seed, "oracle")
         agreed = agreed_by_several(oracle, state.pool, question[meta], first, most, seed, place.judgements)
         none = state.round == 0 and not bool((agreed >= 0).any())  # then the first answers count: there has to be one
         answers[meta] = first if none else agreed
     again = torch.tensor((state.note or {}).get("again", []), dtype=torch.int64)
-    if len(again) and plan.relabel is not None and isinstance(oracle, Hidden):
+    if len(again) and plan.relabel is not None and plan.is_simulated:
         first, most, seed = state.pool.labels[again], plan.relabel.answers, stream(plan.seed, "oracle")
         agreed = agreed_by_several(oracle, state.pool, again, first, most, seed, place.judgements)
         place.save_relabelled(state.round, again, agreed)

@@ -301,6 +301,11 @@ class Plan:
         return self.start.labels + self.rounds * self.per_round
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether held-back labels answer, and nobody is asked."""
+        return isinstance(self.oracle, Hidden)
+
+    @property
     def meta_share(self) -> float:
         """The share of every answer that goes to the meta set; 0 where no objective learns from one."""
         recipes = (self.start.recipe, self.recipe) if self.rounds else (self.start.recipe,)

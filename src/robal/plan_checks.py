@@ -64,7 +64,7 @@ def _images(plan: Plan, data: Data) -> None:
 def _answers(plan: Plan, data: Data) -> None:
     """What the oracle can do, and what it cannot."""
     candidates = data.pool.candidates
-    if isinstance(plan.oracle, Hidden) and (data.hidden is None or bool((data.hidden[candidates] < 0).any())):
+    if plan.is_simulated and (data.hidden is None or bool((data.hidden[candidates] < 0).any())):
         unknown = len(candidates) if data.hidden is None else int((data.hidden[candidates] < 0).sum())
         raise InputError(
             f"{unknown} of {len(candidates)} images have no held-back label to simulate an annotator with; "
@@ -80,12 +80,12 @@ def _answers(plan: Plan, data: Data) -> None:
             "classes that are unforeseen are named by the simulated oracle, once and without noise: leave out "
             "oracle.noise, relabel and meta.answers"
         )
-    if plan.meta_share and plan.meta_answers > 1 and not isinstance(plan.oracle, Hidden):
+    if plan.meta_share and plan.meta_answers > 1 and not plan.is_simulated:
         raise InputError(
             f"meta.answers={plan.meta_answers} is for the simulated oracle; {type(plan.oracle).__name__} asks "
             "people several times where it says so itself: leave meta.answers out"
         )
-    if plan.relabel is not None and not isinstance(plan.oracle, Hidden):
+    if plan.relabel is not None and not plan.is_simulated:
         raise InputError(
             f"relabel is for the simulated oracle, not for {type(plan.oracle).__name__}: for people, "
             "`robal labels suspects` lists the labels that look wrong"

@@ -14,7 +14,7 @@ from robal.files import write
 from robal.folder import RunFolder
 from robal.labelling.exchange import keep_labels, read_run
 from robal.loop import load, tidy
-from robal.oracles import Hidden, Judgement, answer_of
+from robal.oracles import Judgement, answer_of
 from robal.oracles.csv_file import parse_label, read_rows
 from robal.other_models import judged
 from robal.records import begun_from, contact_sheet
@@ -90,7 +90,7 @@ def corrected(folder: Path, source: Path, who: str, data: Path | None = None) ->
         known = {one.image for one in before}
         first = [
             answer_of(index, 0, label)
-            if isinstance(plan.oracle, Hidden)
+            if plan.is_simulated
             else Judgement(uuid.uuid4().hex, index, type(plan.oracle).__name__, label)
             for index in changed
             if index not in known

@@ -13,7 +13,7 @@ from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
 from robal.errors import InputError, PlanError
 from robal.networks import Architecture, Custom
-from robal.oracles import CSVFile, Hidden
+from robal.oracles import CSVFile
 from robal.plan import Evaluation, Plan, name_of
 from robal.plans import read_component, read_plan, read_yaml
 from robal.threats import L2, Linf, Threat, parse
@@ -79,7 +79,7 @@ def retraining_plan(
     data = plan.data.load()
     new = data.pool.candidates
     held = data.hidden is not None and bool((data.hidden[new] >= 0).all())
-    if isinstance(plan.oracle, Hidden) and not held and not any(one.partition(".")[0] == "oracle" for one in said):
+    if plan.is_simulated and not held and not any(one.partition(".")[0] == "oracle" for one in said):
         plan = replace(plan, oracle=CSVFile())
     count = _share(budget, data)
     if count % plan.rounds:

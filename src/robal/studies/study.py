@@ -15,7 +15,6 @@ from robal import presets
 from robal.acquisition import Random
 from robal.data import Data
 from robal.errors import InputError, PlanError, did_you_mean
-from robal.oracles import Hidden
 from robal.plan import Plan, name_of
 from robal.plan_checks import check
 from robal.plans import merge, read_plan, read_yaml
@@ -56,7 +55,7 @@ class Cell:
     @cached_property
     def start(self) -> str:
         """What the first round follows from: runs with the same one have the same round 0. "" where people answer."""
-        if not isinstance(self.plan.oracle, Hidden):
+        if not self.plan.is_simulated:
             return ""
         same = replace(
             self.plan, acquisition=Random(), recipe=Recipe(), relabel=None, per_round=1, rounds=min(self.plan.rounds, 1)
