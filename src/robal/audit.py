@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from robal.errors import InputError
 from robal.images import Images
 from robal.new_images import prints
 from robal.parquet import ParquetImages
-
-_Z95 = NormalDist().inv_cdf(0.975)
+from robal.wilson import Z95
 
 
 def audit_size(wanted: int | str) -> int:
@@ -46,7 +44,7 @@ def audit_size(wanted: int | str) -> int:
             f"an audit is a number of images (audit=400), or how far its rates may be off (audit=±3%); {wanted!r} came"
         )
     width = float(said[2]) / 100
-    return math.ceil(_Z95**2 / (4 * width**2) - _Z95**2)
+    return math.ceil(Z95**2 / (4 * width**2) - Z95**2)
 
 
 def alike(images: Images, chosen: Tensor) -> Tensor:

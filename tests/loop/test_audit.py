@@ -23,8 +23,8 @@ from robal.plan import Plan
 from robal.pool import AUDITED, NONE_OF_THESE, UNLABELLED
 from robal.report import report
 from robal.report.folder import read
-from robal.report.rates import wilson
 from robal.report.words import audit, headline
+from robal.wilson import wilson
 from tiny_runs import outcome, rows, tiny_plan, untimed
 
 AUDIT = ("audit=30", "validation.bought_share=0.2")

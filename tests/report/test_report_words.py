@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 from robal.report import words
 from robal.report.folder import read
-from robal.report.rates import Rate, wilson
+from robal.report.rates import Rate
+from robal.wilson import wilson
 
 
 def test_wilson_interval_of_eight_in_ten_agrees_with_the_number_worked_out_by_hand():

@@ -19,12 +19,12 @@ from robal.cli import main
 from robal.errors import PlanError
 from robal.plans import encode, to_yaml
 from robal.report.folder import read
-from robal.report.rates import wilson
 from robal.studies import Place, named, reproduction, reproductions, study_of, study_report
 from robal.studies.beside import _HARMLESS, otherwise
 from robal.studies.reproduce import HIGHEST
 from robal.studies.results import Run, bias_of, results_of
 from robal.studies.study import measures_of
+from robal.wilson import wilson
 
 FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
 

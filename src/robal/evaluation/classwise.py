@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from torch import Tensor
 
 from robal.errors import InputError
 from robal.pool import check_labels
 from robal.seeds import stream
+from robal.wilson import wilson
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _errors(
     return Errors(
         rates=tuple(float(rate) if here else None for rate, here in zip(rates, present, strict=True)),
         intervals=tuple(
-            _wilson(int(wrong), int(count)) if count else None for wrong, count in zip(errors, images, strict=True)
+            wilson(float(rate), int(count)) if count else None for rate, count in zip(rates, images, strict=True)
         ),
         average=float(np.nanmean(rates)),
         worst=float(rates[worst]),
@@ -172,11 +172,6 @@ def _rates(errors: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.f
     images = np.broadcast_to(images, errors.shape)
     rates: NDArray[np.float64] = np.divide(errors, images, out=np.full(errors.shape, np.nan), where=images > 0)
     return rates
-
-
-def _wilson(errors: int, images: int) -> tuple[float, float]:
-    ends = binomtest(errors, images).proportion_ci(0.95, method="wilson")
-    return float(ends.low), float(ends.high)
 
 
 def _check(clean: Tensor, robust: Tensor, labels: Tensor, classes: int, resamples: int) -> None:

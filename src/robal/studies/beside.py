@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from robal.plans import encode
-from robal.report.rates import wilson
 from robal.studies.reproduce import HIGHEST, At, Reproduction, reproduction
 from robal.studies.results import Block, Line, Results, bias_of
 from robal.studies.statistics import over_seeds
 from robal.studies.study import Cell, Study, study_of
 from robal.studies.tracking import flat
+from robal.wilson import wilson
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal
 from robal.bias import MEASURES
 from robal.errors import RobalError
 from robal.report.folder import Round, RunRecord, is_auto_attack, read
-from robal.report.rates import Rate, wilson
+from robal.report.rates import Rate
 from robal.studies.compare import Place, Standing
 from robal.studies.statistics import (
     Correlation,
@@ -27,6 +27,7 @@ from robal.studies.statistics import (
     paired,
 )
 from robal.studies.study import Cell, Primary
+from robal.wilson import wilson
 
 _BOUNDARY = "boundary error under "
 

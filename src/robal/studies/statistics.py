@@ -11,7 +11,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 from scipy.stats import bootstrap, pearsonr, permutation_test, wilcoxon
 
-from robal.report.rates import Z95
+from robal.wilson import Z95
 
 FEWEST_FOR_BOOTSTRAP = 5  # below, its intervals are far too narrow
 MOST_EXACT = 16  # pairs; all 2^n patterns of signs are tried up to there
