@@ -195,12 +195,39 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(key.strip().split(".")):
         raise PlanError([f"{text!r} is no override; write key=value, for example recipe.epochs=5"])
     try:
-        nested: Any = yaml.safe_load(value)
+        return nested({key.strip(): yaml.safe_load(value)})
     except yaml.YAMLError:
         raise PlanError([f"{text!r}: {value!r} is not YAML; put it in quotes"]) from None
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    return nested
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{"recipe.epochs": 5} as {"recipe": {"epochs": 5}}; later settings over earlier ones."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        part = value
+        for word in reversed(str(key).split(".")):
+            part = {word: part}
+        found = merge(found, part)
+    return found
+
+
+def flat(mapping: Mapping[str, Any], into_components: bool = True, prefix: str = "") -> dict[str, Any]:
+    """{"recipe": {"epochs": 5}} as {"recipe.epochs": 5}.
+
+    Args:
+        mapping: settings within settings.
+        into_components: else what has a name is left whole.
+        prefix: what every key begins with.
+
+    >>> flat({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    found: dict[str, Any] = {}
+    for key, part in mapping.items():
+        is_whole = not isinstance(part, Mapping) or (not into_components and "name" in part)
+        name = f"{prefix}{key}"
+        found |= {name: part} if is_whole else flat(part, into_components, f"{name}.")
+    return found
 
 
 def merge(old: Any, new: Any) -> Any:

@@ -27,7 +27,7 @@ from robal.folder import RunFolder
 from robal.images import Images, picture
 from robal.networks import Architecture, load_weights
 from robal.plan import Plan, device_of
-from robal.plans import decode, encode, read_yaml, to_yaml
+from robal.plans import decode, encode, flat, read_yaml, to_yaml
 
 WEIGHTS = "start.safetensors"
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyautoattack")
@@ -210,21 +210,6 @@ def plan_of(folder: Path, data: Path | None = None) -> Plan:
         raise RunFolderError(f"{path} is damaged: it should be UTF-8 text ({error})") from None
     plan = decode(read_yaml(text, str(path)))
     return plan if data is None else replace(plan, data=replace(plan.data, folder=str(data))).located()
-
-
-def flat(mapping: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}.
-
-    >>> flat({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    if not isinstance(mapping, dict):
-        return {prefix: mapping}
-    return {
-        name: value
-        for key, part in mapping.items()
-        for name, value in flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[str], most: int | None = None) -> None:

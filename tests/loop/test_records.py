@@ -16,12 +16,11 @@ from robal.data import Data
 from robal.errors import PlanError, RunFolderError
 from robal.folder import RunFolder
 from robal.images import InMemory
-from robal.plans import encode, to_yaml
+from robal.plans import encode, flat, to_yaml
 from robal.records import (
     check_same_run,
     contact_sheet,
     environment,
-    flat,
     plan_of,
     same_numerics,
     write_records,

@@ -7,12 +7,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from robal.plans import encode
 from robal.studies.reproduce import HIGHEST, At, Reproduction, reproduction
 from robal.studies.results import Block, Line, Results, bias_of
 from robal.studies.statistics import over_seeds
 from robal.studies.study import Cell, Study, study_of
-from robal.studies.tracking import flat
+from robal.studies.tracking import settings_of
 from robal.wilson import wilson
 
 
@@ -100,7 +99,7 @@ def otherwise(about: Reproduction, study: Study) -> dict[str, str]:
     for cell in study.cells:
         if _place(cell) not in meant:
             return {"grid": f"{cell.said} is no part of it."}
-        ours, theirs = flat(encode(cell.plan)), flat(encode(meant[_place(cell)]))
+        ours, theirs = settings_of(cell.plan), settings_of(meant[_place(cell)])
         for key in {**theirs, **ours}:
             if ours.get(key) != theirs.get(key) and key not in _SILENT:
                 found[key] = f"{key} is {ours.get(key, 'not said')} instead of {theirs.get(key, 'not said')}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import yaml
 from robal import presets
 from robal.errors import PlanError, did_you_mean
 from robal.plan import Plan
-from robal.plans import merge, parse_override, read_plan, read_yaml
+from robal.plans import flat, merge, nested, parse_override, read_plan, read_yaml
 
 HIGHEST = "highest of all"  # a published row that is told of the best line of each measure
 At = int | Literal["end"]  # labels bought, or the end of each run
@@ -72,7 +72,7 @@ class Reproduction:
     @property
     def dataset(self) -> str:
         """The data set that it was published for."""
-        return read_plan(base=_base(self.preset, self.settings)).data.name
+        return _plan(self.preset, self.settings).data.name
 
     def study(
         self,
@@ -113,7 +113,7 @@ class Reproduction:
                 [f"{refused[0]}: {self.name} says itself what it compares; for other choices use robal compare"]
             )
         for setting in settings:
-            plan |= _dotted(parse_override(setting))
+            plan |= flat(parse_override(setting), into_components=False)
         grids = []
         for grid in self.grids:
             kept = {label: value for label, value in grid[self.axis].items() if not only or label in only}
@@ -137,23 +137,9 @@ class Reproduction:
         return any(f"{key}.".startswith(f"{one}.") or f"{one}.".startswith(f"{key}.") for one in held)
 
 
-def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"epochs": 5}} as {"recipe.epochs": 5}; components are left whole."""
-    found: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        found |= _dotted(value, f"{name}.") if isinstance(value, dict) and "name" not in value else {name: value}
-    return found
-
-
-def _base(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    base = read_yaml(presets.text(preset), preset)
-    for key, value in settings.items():
-        part: Any = value
-        for word in reversed(key.split(".")):
-            part = {word: part}
-        base = merge(base, part)
-    return base
+def _plan(preset: str, settings: Mapping[str, Any]) -> Plan:
+    each = (nested({key: value}) for key, value in settings.items())
+    return read_plan(base=reduce(merge, each, read_yaml(presets.text(preset), preset)))
 
 
 @cache
@@ -174,7 +160,7 @@ def _read(table: str, column: str, place: int, about: Mapping[str, Any], said: M
     name = f"{table}-{column}".removesuffix("-")
     preset, settings = about["preset"], _filled(said.get("settings") or {}, about)
     rounds = {stage: about[stage] for stage in said.get("stages", ["last"])}
-    plan = read_plan(base=_base(preset, settings))
+    plan = _plan(preset, settings)
     published: dict[At, dict[str, dict[str, float]]] = {}
     for key, rows in (said.get("published") or {}).items():
         at: At = plan.start.labels + rounds[key] * plan.per_round if key in rounds else key

@@ -17,7 +17,7 @@ from robal.data import Data
 from robal.errors import InputError, PlanError, did_you_mean
 from robal.plan import Plan, name_of
 from robal.plan_checks import check
-from robal.plans import merge, read_plan, read_yaml
+from robal.plans import merge, nested, read_plan, read_yaml
 from robal.records import digest
 from robal.studies.reproduce import reproduction
 from robal.training import Recipe
@@ -157,7 +157,7 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     if not isinstance(common, Mapping):
         raise PlanError([f"{where}: plan must be a mapping (key: value), not {common!r}"])
     preset = said.get("preset")
-    base = merge(read_yaml(presets.text(str(preset)), str(preset)) if preset else {}, _nested(common))
+    base = merge(read_yaml(presets.text(str(preset)), str(preset)) if preset else {}, nested(common))
     cells: dict[str, Cell] = {}
     axes: dict[str, dict[str, None]] = {}
     for grid in grids:
@@ -217,17 +217,6 @@ def _refuse(mistakes: Mapping[str, list[Cell]]) -> None:
         raise PlanError([f"{cells[0].said}{more[mistake]}: {mistake}" for mistake, cells in mistakes.items()])
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{"recipe.epochs": 5} as {"recipe": {"epochs": 5}}."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        part: Any = value
-        for word in reversed(str(key).split(".")):
-            part = {word: part}
-        found = merge(found, part)
-    return found
-
-
 def _values(axis: str, values: Any, where: str) -> dict[str, dict[str, Any]]:
     """By label, the settings that a value of an axis stands for."""
     is_setting = axis.split(".")[0] in _PLAN_KEYS
@@ -253,11 +242,11 @@ def _values(axis: str, values: Any, where: str) -> dict[str, dict[str, Any]]:
     if not labelled:
         raise PlanError([f"{where}: grid.{axis} has no value"])
     if is_setting:
-        return {label: _nested({axis: value}) for label, value in labelled.items()}
+        return {label: nested({axis: value}) for label, value in labelled.items()}
     odd = [label for label, value in labelled.items() if not isinstance(value, Mapping | None)]
     if odd:
         raise PlanError([f"{where}: grid.{axis}.{odd[0]} must be a mapping of settings (key: value)"])
-    return {label: _nested(value or {}) for label, value in labelled.items()}
+    return {label: nested(value or {}) for label, value in labelled.items()}
 
 
 def _label(value: Any, axis: str, where: str) -> str:

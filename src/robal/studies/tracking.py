@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from robal.errors import RobalError, RunFolderError
-from robal.plans import encode
+from robal.plan import Plan
+from robal.plans import encode, flat
 from robal.report.folder import Round, read
 from robal.studies.compare import Place
 from robal.studies.study import Cell
@@ -119,7 +120,7 @@ def mirrored(place: Place, cell: Cell, tracker: Tracker) -> None:
     record = read(place.folder(cell), cell.name, strips=False) if standing.rounds else None
     if record is None or not record.rounds:
         return
-    settings = dict(cell.labels) | flat(encode(cell.plan))
+    settings = dict(cell.labels) | settings_of(cell.plan)
     finished = standing.status == "finished"
     try:
         tracker.mirror(str(place.path), cell.name, settings, [figures_of(row) for row in record.rounds], finished)
@@ -139,13 +140,6 @@ def figures_of(row: Round) -> dict[str, float]:
     return found | {f"under {attack}": rate.value for attack, rate in row.robust.items()}
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """
-    >>> flat({"recipe": {"epochs": 5}, "data": {"classes": ["a"]}})
-    {'recipe.epochs': '5', 'data.classes': "['a']"}
-    """
-    found: dict[str, str] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
-    return found
+def settings_of(plan: Plan) -> dict[str, str]:
+    """A plan's settings as text, by dotted key."""
+    return {key: str(value) for key, value in flat(encode(plan)).items()}
