@@ -67,8 +67,8 @@ docs: .venv/documented  ## the site, its examples carried out, into build/docs (
 # from the sdist; the least versions are tested with it by the tests that need no extra.
 RELEASE := build/release
 AWAY := cd $(RELEASE) && OMP_NUM_THREADS=1
-MINIMAL := acquisition/test_dre.py attacks cli/test_cli.py cli/test_doctor.py labelling/test_server.py loop/test_plans.py \
-  loop/test_running.py loop/test_resume.py networks objectives report test_release.py
+MINIMAL := acquisition/test_dre.py attacks/test_pgd.py attacks/test_perturb.py cli/test_cli.py cli/test_doctor.py \
+  labelling/test_server.py loop/test_running.py networks/test_network_contract.py report/test_report_page.py test_release.py
 release-check:  ## build wheel and sdist, install them afresh, with the newest and the least versions, and try them
 	rm -rf $(RELEASE)
 	for name in tools newest minimal; do $(PYTHON) -m venv $(RELEASE)/$$name || exit; done

@@ -388,7 +388,7 @@ def test_a_file_that_is_no_plan_is_said_so(tmp_path: Path, content: bytes, messa
 def test_a_plan_file_that_is_not_there_and_a_folder_in_its_place_are_said_so(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"there is no plan file .*nowhere\.yaml"):
         read_plan(tmp_path / "nowhere.yaml")
-    with pytest.raises(PlanError, match="is a folder, not a plan file; for images, `robal run data.name="):
+    with pytest.raises(PlanError, match=r"is a folder, not a plan file; for images, `robal run data.name="):
         read_plan(tmp_path)
 
 
