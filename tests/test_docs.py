@@ -7,6 +7,8 @@ import importlib
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +103,13 @@ def test_the_command_is_one(path: str, line: str) -> None:
         overrides = [setting for setting in settings if "=" in setting]
         if not files:
             read_plan(None, overrides, None if preset is None else read_yaml(text(preset), preset))
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("pydata_sphinx_theme", reason="the site needs the extra `docs`: make docs")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-c", "docs"]
+    built = subprocess.run([*command, ".", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "index.html").exists()
+    assert "<math" in (tmp_path / "docs/methods/acquisition.html").read_text()

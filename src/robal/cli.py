@@ -1051,14 +1051,21 @@ def presets_command(name: str | None = None) -> None:
 
     - `robal presets`
     - `robal presets dre-mnist > plan.yaml`
+    - `robal presets default > plan.yaml` (the plan of `robal run`, with every setting there is)
 
     Parameters
     ----------
     name
-        The preset to print.
+        The preset to print, or `default`.
     """
     from robal import presets
 
+    if name == "default":
+        from robal.plan import Plan
+        from robal.plans import to_yaml
+
+        print(to_yaml(Plan()), end="")
+        return
     if name is not None:
         print(presets.text(name), end="")
         return
@@ -1254,14 +1261,14 @@ def list_command(*, data: Path | None = None) -> None:
     data
         The folder that holds your data sets; else the environment's ROBAL_DATA, else ./data.
     """
-    from rich.table import Table
-
     from robal.datasets import catalogue, data_folder, present
 
-    table = Table("name", "what", "status", title=f"data sets, looked for in {data_folder(data)}")
+    print(f"data sets, looked for in {data_folder(data)}")
     for known in catalogue():
-        table.add_row(known.name, escape(known.about), escape(present(known.name, data)))
-    Console().print(table)
+        said, _, why = present(known.name, data).partition(": ")
+        fetch = f"robal data fetch {known.request or known.name}{f' --data {data}' if data else ''}"
+        state = f"missing: {known.by_hand or fetch}" if said == "missing" else why or said
+        print(f"{known.name:17} {known.about}\n{'':17} {state}")
 
 
 @data_app.command(name="fetch")
@@ -1298,6 +1305,7 @@ def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
     )
     console.print(said, highlight=False, markup=False, soft_wrap=True)
     seen: int | None = None
+    came = 0
     try:
         with quiet() if json else display() as bars:
             if bars is not None and sys.stdout.isatty():
@@ -1307,12 +1315,15 @@ def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
                     if json:
                         print(json_module.dumps(row), flush=True)
                     console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
+                    came += 1
                 seen = len(state.history)
     except KeyboardInterrupt:
         print(f"\nStopped; nothing is lost. Go on with: robal resume {folder}", file=sys.stderr)
         raise SystemExit(130) from None
     except AwaitingLabels as error:
         raise AwaitingLabels(str(error).replace("`robal resume`", f"`robal resume {folder}`")) from None
+    if not came:
+        console.print("Nothing was left to do.")
     page, console = report([folder]), Console(quiet=json)
     if not json:
         console.print(table([folder]))

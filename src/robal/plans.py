@@ -355,6 +355,8 @@ def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
             hint = did_you_mean(str(key), names) if names else "it has no settings"
             mistakes.append(f"{inner}: unknown; {hint}")
         else:
+            if hints[key] == tuple[str, ...] and isinstance(part, str) and part:
+                part = [one.strip() for one in part.split(",")]  # as on the command line: cat,dog
             settings[key] = _build(hints[key], _completed(kind, key, part), inner, mistakes)
     if len(mistakes) > before:
         return None

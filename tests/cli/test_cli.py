@@ -22,6 +22,7 @@ from robal import __version__, presets
 from robal.cli import app
 from robal.datasets import catalogue
 from robal.oracles.csv_file import read_rows
+from robal.plan import Plan
 from robal.plans import default_folder, read_plan, read_yaml
 from tiny_runs import SETTINGS, Apart, outcome, rows, tiny_plan
 from tiny_runs import robal as command
@@ -418,3 +419,17 @@ def test_a_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
     assert completed("robal", "fore") == "forecast"
     assert completed("robal", "pool", "bu") == "build"
     assert completed("robal", "run", "--pre") == "--preset"
+
+
+def test_the_default_plan_can_be_printed_and_run(robal: Any, tmp_path: Path) -> None:
+    said = robal("presets", "default")
+    (tmp_path / "plan.yaml").write_text(said.out)
+    assert read_plan(tmp_path / "plan.yaml") == Plan()
+
+
+def test_a_finished_run_says_that_nothing_is_left(robal: Any, finished: Path) -> None:
+    assert "Nothing was left to do." in robal("resume", finished).out
+
+
+def test_a_list_of_names_may_be_written_with_commas(tmp_path: Path) -> None:
+    assert read_plan(None, ["data.name=photos", "data.classes=cat, dog"]).data.classes == ("cat", "dog")
