@@ -120,3 +120,8 @@ def test_nothing_is_pickled() -> None:
         text = path.read_text(encoding="utf-8")
         assert "torch.load(" not in text, path
         assert "import pickle" not in text or path.name in allowed, path
+
+
+def test_the_drawing_names_every_part() -> None:
+    drawing = (ROOT.parents[1] / "docs" / "design.md").read_text(encoding="utf-8").split("```")[1]
+    assert set(RANK) <= set(drawing.split())
