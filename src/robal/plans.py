@@ -130,6 +130,13 @@ def read_component(kind: Any, text: str, what: str) -> Any:
     return component
 
 
+def read_network(text: str) -> networks.Architecture:
+    """A network from the command line: `module:function`, a name, or YAML. Raises PlanError with every mistake."""
+    if ":" in text and "{" not in text:
+        return networks.Custom(text)
+    return read_component(networks.Architecture, text, "model")
+
+
 def encode(value: Any) -> Any:
     """A plan, or a part of one, as YAML-ready values; components carry their `name`.
 

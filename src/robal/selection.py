@@ -20,11 +20,11 @@ from robal.engines import Engine, Local
 from robal.errors import DataMissing, InputError
 from robal.files import write
 from robal.images import Images, InMemory
-from robal.networks import Architecture, Custom, channels_last, load_weights
+from robal.networks import channels_last, load_weights
 from robal.oracles.csv_file import further_columns, parse_label, read_rows
 from robal.parquet import ParquetImages, is_parquet
 from robal.plan import device_of
-from robal.plans import read_component
+from robal.plans import read_component, read_network
 from robal.pool import UNLABELLED, Pool
 from robal.records import contact_sheet
 from robal.scores import entropy
@@ -148,8 +148,7 @@ def built_network(name: str, weights: Path | None, shape: tuple[int, int, int], 
 
     Raises InputError and DataError as the network and `load_weights` do.
     """
-    network = Custom(name) if ":" in name and "{" not in name else read_component(Architecture, name, "model")
-    module = network(shape, classes, 0)
+    module = read_network(name)(shape, classes, 0)
     if weights is not None:
         load_weights(module, weights)
     return channels_last(module.to(device_of(device)), shape).eval()

@@ -12,10 +12,9 @@ from robal.acquisition import Acquisition, Crafted
 from robal.attacks import PGD, Attack, AutoAttack
 from robal.data import Data
 from robal.errors import InputError, PlanError
-from robal.networks import Architecture, Custom
 from robal.oracles import CSVFile
 from robal.plan import Evaluation, Plan, name_of
-from robal.plans import read_component, read_plan, read_yaml
+from robal.plans import read_component, read_network, read_plan, read_yaml
 from robal.threats import L2, Linf, Threat, parse
 
 _ELSEWHERE = {
@@ -64,7 +63,7 @@ def retraining_plan(
     plan = read_plan(None, [*settings], read_yaml(presets.text(preset), preset))
     if plan.start.labels or not plan.rounds:
         raise PlanError([f"a retraining buys no first labels and has a round; {preset} is none: try --preset retrain"])
-    network = Custom(model) if ":" in model and "{" not in model else read_component(Architecture, model, "model")
+    network = read_network(model)
     source = replace(
         plan.data, name=images, train=train, test=test or plan.data.test, resize=resize or plan.data.resize
     )
