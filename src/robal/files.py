@@ -5,10 +5,12 @@ Databases too: one transaction, all of it or nothing.
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +60,24 @@ def write(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all. Raises RunFolderError as `whole`."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all. Raises RunFolderError as `whole`."""
+    write(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table with its head, a row a line.
+
+    >>> csv_text(["index", "label"], [[3, "cat, dog"]])
+    'index,label\\n3,"cat, dog"\\n'
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager

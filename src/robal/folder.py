@@ -7,9 +7,7 @@ metrics.jsonl      one object a round              rounds/003/        query.csv,
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import FolderInUse, RunFolderError
-from robal.files import transaction, write
+from robal.files import transaction, write, write_csv
 from robal.oracles import Judgements
 
 _TABLES = """
@@ -193,12 +191,12 @@ class RunFolder:
 
     def save_query(self, number: int, indices: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
         """Write `query.csv` of a round: the absolute indices in order of choice, and the labels."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["order", "index", "label", "class"])
-        for order, (index, label) in enumerate(zip(indices.tolist(), labels.tolist(), strict=True)):
-            writer.writerow([order, index, label, classes[label] if label >= 0 else ""])
-        write(self.round(number) / "query.csv", text.getvalue())
+        rows = enumerate(zip(indices.tolist(), labels.tolist(), strict=True))
+        write_csv(
+            self.round(number) / "query.csv",
+            ["order", "index", "label", "class"],
+            ([order, index, label, classes[label] if label >= 0 else ""] for order, (index, label) in rows),
+        )
 
     def _database(self) -> AbstractContextManager[sqlite3.Connection]:
         return transaction(self.path / "state.sqlite")

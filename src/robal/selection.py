@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from robal.candidates import Candidates
 from robal.datasets import Dataset, load, load_folder
 from robal.engines import Engine, Local
 from robal.errors import DataMissing, InputError
-from robal.files import write
+from robal.files import write_csv
 from robal.images import Images, InMemory
 from robal.networks import channels_last, load_weights
 from robal.oracles.csv_file import further_columns, parse_label, read_rows
@@ -86,15 +84,14 @@ class Selection:
         and label, to be filled in: `robal select --labelled` and the oracle `CSVFile` read index and label.
         """
         named = bool(self.dataset.files)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["order", "index", *(["file"] if named else []), "predicted", "entropy", "score", "label"])
+        rows: list[list[object]] = []
         for order, index in enumerate(self.indices.tolist()):
             file = [self.dataset.files[index]] if named else []
             score = "" if self.scores is None or self.scores[order].isnan() else f"{self.scores[order].item():.6g}"
             predicted = self.classes[self.predicted[order]]
-            writer.writerow([order, index, *file, predicted, f"{self.entropies[order].item():.4f}", score, ""])
-        write(path, text.getvalue())
+            rows.append([order, index, *file, predicted, f"{self.entropies[order].item():.4f}", score, ""])
+        columns = ["order", "index", *(["file"] if named else []), "predicted", "entropy", "score", "label"]
+        write_csv(path, columns, rows)
         sheet = path.with_suffix(".png")
         titles = [str(index) for index in self.indices.tolist()]
         contact_sheet(sheet, self.dataset.images, self.indices, titles, most=1000)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import uuid
 from pathlib import Path
 
 import torch
 
 from robal.errors import InputError
-from robal.files import write
+from robal.files import write_csv
 from robal.folder import RunFolder
 from robal.labelling.exchange import keep_labels, read_run
 from robal.loop import load, tidy
@@ -43,15 +41,12 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
     examples, probs, _, _ = judged(plan, images, state, folds, "looking for wrong labels")
     scores, wrong = quality(probs, examples.labels)
     worst = queue(probs, examples.labels, most).tolist()
-    text, classes = io.StringIO(), state.pool.classes
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "label", "given", "suggested", "quality"])
-    titles = []
+    classes, rows, titles = state.pool.classes, [], []
     for place in worst:
         given, suggested = classes[examples.labels[place]], classes[int(probs[place].argmax())]
-        writer.writerow([int(examples.origin[place]), "", given, suggested, f"{scores[place].item():.4f}"])
+        rows.append([int(examples.origin[place]), "", given, suggested, f"{scores[place].item():.4f}"])
         titles.append(f"{given}? {suggested}")
-    write(out, text.getvalue())
+    write_csv(out, ["index", "label", "given", "suggested", "quality"], rows)
     told = f"{int(wrong.sum())} of {len(examples)} labels look wrong; {len(worst)} of them, the worst first: {out}"
     if worst:
         sheet = out.with_suffix(".png")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import uuid
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from typing import Any
 from robal.data import Data
 from robal.datasets.files import SUFFIXES
 from robal.errors import InputError, RunFolderError
-from robal.files import whole, write
+from robal.files import whole, write, write_csv
 from robal.folder import RunFolder
 from robal.images import picture
 from robal.loop import load
@@ -41,7 +39,8 @@ def exported(folder: Path, out: Path, data: Path | None = None) -> str:
     classes = (*source.classes, *place.judgements.new_classes())
     if out.suffix == ".csv":
         keep_labels(out, {row["index"]: row["label"] for row in rows})
-        write(out, _as_csv(rows))
+        columns = ["index", "label", "round", "who", "at"]
+        write_csv(out, columns, ([row[name] for name in columns] for row in rows))
     elif out.suffix == ".json":
         write(out, json.dumps({"classes": list(classes), "images": rows}, indent=1, ensure_ascii=False) + "\n")
     elif out.suffix == "":
@@ -142,15 +141,6 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
 
 def _word(label: int, names: tuple[str, ...]) -> str:
     return {SKIPPED: "skip", NONE_OF_THESE: "none"}.get(label) or names[label]
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    columns = ["index", "label", "round", "who", "at"]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _as_folders(rows: list[dict[str, Any]], data: Data, out: Path) -> None:

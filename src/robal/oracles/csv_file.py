@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import AwaitingLabels, InputError, did_you_mean
-from robal.files import write
+from robal.files import write_csv
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
 from robal.progress import say
 
@@ -93,11 +92,7 @@ def read_rows(path: Path) -> list[tuple[int, str]]:
 def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
     """Write the file whole or not at all; further columns that a person added stay with their image."""
     columns, further = further_columns(path)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "label", *columns])
-    writer.writerows([index, label, *further.get(index, [])] for index, label in rows)
-    write(path, text.getvalue())
+    write_csv(path, ["index", "label", *columns], ([index, label, *further.get(index, [])] for index, label in rows))
 
 
 def further_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:

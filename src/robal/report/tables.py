@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from robal.files import csv_text
 from robal.report.folder import PHASES, Round, RunRecord, is_auto_attack, read_all
 from robal.report.rates import Rate
 from robal.report.words import audit, duration, free_labels
@@ -124,9 +123,6 @@ def columns(attacks: Sequence[str], audited: bool = False) -> list[str]:
 def as_csv(records: Sequence[RunRecord]) -> str:
     """One row per run and round; rates in [0, 1]; a cell is empty where nothing was measured."""
     attacks = attacks_of(records)
-    written = io.StringIO()
-    audited = any(row.audit for record in records for row in record.rounds)
-    writer = csv.DictWriter(written, columns(attacks, audited), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(record, row, attacks) for record in records for row in record.rounds)
-    return written.getvalue()
+    names = columns(attacks, any(row.audit for record in records for row in record.rounds))
+    rows = (_row(record, row, attacks) for record in records for row in record.rounds)
+    return csv_text(names, ([row.get(name, "") for name in names] for row in rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from robal.candidates import Candidates
 from robal.datasets import load
 from robal.engines import Engine, Local
 from robal.errors import InputError
-from robal.files import write
+from robal.files import write_csv
 from robal.images import InMemory, Joined
 from robal.new_images import in_classes
 from robal.parquet import ParquetImages, is_parquet, version_of
@@ -91,16 +90,15 @@ class Ranking:
         Columns: order, index, file (where images are files), predicted, score (empty where there is none), true and
         fault (1 or 0; both empty where no label is known). Returns the paths of the two pictures.
         """
-        named, text = bool(self.dataset.files), io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["order", "index", *(["file"] if named else []), "predicted", "score", "true", "fault"])
+        named, table = bool(self.dataset.files), list[list[object]]()
         scores = ["" for _ in self.indices] if self.scores is None else [f"{one:.6g}" for one in self.scores.tolist()]
         rows = zip(self.indices.tolist(), self.predicted.tolist(), scores, self.labels.tolist(), strict=True)
         for order, (index, predicted, score, label) in enumerate(rows):
             file = [self.dataset.files[index]] if named else []
             known = [self.classes[label], int(predicted != label)] if label >= 0 else ["", ""]
-            writer.writerow([order, index, *file, self.classes[predicted], score, *known])
-        write(path, text.getvalue())
+            table.append([order, index, *file, self.classes[predicted], score, *known])
+        columns = ["order", "index", *(["file"] if named else []), "predicted", "score", "true", "fault"]
+        write_csv(path, columns, table)
         sheet = path.with_suffix(".png")
         titles = [self.classes[one] for one in self.predicted.tolist()]
         contact_sheet(sheet, self.dataset.images, self.indices, titles, most=_SHEET)

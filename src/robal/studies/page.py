@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import re
@@ -16,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from robal.errors import RunFolderError
+from robal.files import csv_text
 from robal.report.drawing import Drawing
 from robal.report.page import filled, store
 from robal.report.words import duration
@@ -126,12 +125,8 @@ def _needed(block: Block, found: Difference | None) -> str:
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The table, a row a line of a block."""
-    text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(columns, ([row.get(name, "") for name in columns] for row in rows))
 
 
 def as_latex(rows: Sequence[dict[str, Any]]) -> str:
