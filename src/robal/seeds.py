@@ -21,6 +21,11 @@ def stream(seed: int, *name: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def drawn(generator: torch.Generator) -> int:
+    """A seed drawn from a generator, for work that has streams of its own."""
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+
+
 def generator(seed: int, *name: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """A generator at the start of the stream called `name` under `seed`."""
     return torch.Generator(device=device).manual_seed(stream(seed, *name))

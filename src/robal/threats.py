@@ -67,7 +67,7 @@ class Linf:
         return self.around(inputs, eps)(perturbed)
 
     def around(self, inputs: Tensor, eps: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        radius = self.eps if eps is None else _per_example(eps)
+        radius = self.eps if eps is None else per_example(eps)
         low, high = (inputs - radius).clamp_(min=0.0), (inputs + radius).clamp_(max=1.0)
         return lambda perturbed: torch.clamp(perturbed, low, high)
 
@@ -75,7 +75,7 @@ class Linf:
         return gradient.sign()
 
     def random_start(self, inputs: Tensor, generator: torch.Generator, eps: Tensor | None = None) -> Tensor:
-        radius = self.eps if eps is None else _per_example(eps)
+        radius = self.eps if eps is None else per_example(eps)
         noise = torch.rand(inputs.shape, generator=generator, device=generator.device).to(inputs.device)
         return (inputs + (2 * noise - 1) * radius).clamp_(0.0, 1.0)
 
@@ -104,7 +104,7 @@ class L2:
         delta = perturbed - inputs
         scale = (radius / self.size(delta).clamp_min(1e-12)).clamp(max=1.0)
         # Clamping to [0, 1] moves every coordinate towards `inputs`, which live there: the ball is never left.
-        return (inputs + delta * _per_example(scale)).clamp_(0.0, 1.0)
+        return (inputs + delta * per_example(scale)).clamp_(0.0, 1.0)
 
     def around(self, inputs: Tensor, eps: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         return lambda perturbed: self.project(inputs, perturbed, eps)
@@ -112,16 +112,16 @@ class L2:
     def steepest(self, gradient: Tensor) -> Tensor:
         # Scaled by the largest entry first, so that gradients near the smallest float do not underflow when squared.
         largest = gradient.flatten(1).abs().amax(1)
-        scaled = gradient / _per_example(largest.clamp_min(torch.finfo(gradient.dtype).tiny))
-        return scaled / _per_example(self.size(scaled).clamp_min(1e-12))
+        scaled = gradient / per_example(largest.clamp_min(torch.finfo(gradient.dtype).tiny))
+        return scaled / per_example(self.size(scaled).clamp_min(1e-12))
 
     def random_start(self, inputs: Tensor, generator: torch.Generator, eps: Tensor | None = None) -> Tensor:
         radius = self.eps if eps is None else eps
         device = generator.device
         noise = torch.randn(inputs.shape, generator=generator, device=device)
         length = torch.rand(len(inputs), generator=generator, device=device) ** (1 / inputs[0].numel())
-        step = noise * _per_example(length / self.size(noise).clamp_min(1e-12))
-        scale = _per_example(radius) if isinstance(radius, Tensor) else radius
+        step = noise * per_example(length / self.size(noise).clamp_min(1e-12))
+        scale = per_example(radius) if isinstance(radius, Tensor) else radius
         return (inputs + step.to(inputs.device) * scale).clamp_(0.0, 1.0)
 
     def size(self, delta: Tensor) -> Tensor:
@@ -175,12 +175,12 @@ class L1:
         return torch.zeros_like(flat).scatter_(1, chosen, signs).view_as(gradient)
 
     def random_start(self, inputs: Tensor, generator: torch.Generator, eps: Tensor | None = None) -> Tensor:
-        radius = self.eps if eps is None else _per_example(eps)
+        radius = self.eps if eps is None else per_example(eps)
         device = generator.device
         noise = torch.empty(inputs.shape, device=device).exponential_(generator=generator)
         signs = torch.rand(inputs.shape, generator=generator, device=device) - 0.5
         length = torch.rand(len(inputs), generator=generator, device=device) ** (1 / inputs[0].numel())
-        step = noise.copysign(signs) * _per_example(length / self.size(noise).clamp_min(1e-12))
+        step = noise.copysign(signs) * per_example(length / self.size(noise).clamp_min(1e-12))
         return self.project(inputs, inputs + step.to(inputs.device) * radius, eps)
 
     def size(self, delta: Tensor) -> Tensor:
@@ -275,7 +275,8 @@ def parse(text: str) -> Threat:
     return kinds[ALIASES[norm.lower()]](eps)
 
 
-def _per_example(values: Tensor) -> Tensor:
+def per_example(values: Tensor) -> Tensor:
+    """[B] as [B, 1, 1, 1], to be multiplied with images."""
     return values.view(-1, 1, 1, 1)
 
 

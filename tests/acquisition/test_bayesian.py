@@ -24,7 +24,7 @@ from robal.networks import VGG16, DropoutPasses, LeNet5, frozen
 from robal.pool import Pool
 from robal.scores.bayesian import bald, dropout_entropy
 from robal.scores.uncertainty import entropy
-from robal.seeds import generator
+from robal.seeds import drawn, generator
 from small_models import Stated, condition, convnet, stated
 
 BOTH = pytest.mark.parametrize("kind", [BALD, DropOutEntropy])
@@ -43,7 +43,7 @@ def scored(method: Any, seen: Candidates, seed: int = 0) -> Tensor:
 
 def passes(model: nn.Module, pixels: Tensor, count: int, rate: float = 0.1) -> Tensor:
     """[N, T, C], with the masks that the components draw from `scored`'s generator."""
-    seed = int(torch.randint(2**63 - 1, (), generator=generator(0, "scored")))
+    seed = drawn(generator(0, "scored"))
     images = pixels.float() / 255
     with frozen(model), torch.no_grad():
         logits = torch.stack(list(DropoutPasses(model, images, rate)(images, count, seed)), 1)

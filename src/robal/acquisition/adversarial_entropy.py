@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robal import scores
 from robal.attacks import PGD, Attack, perturb
 from robal.candidates import Candidates
+from robal.seeds import drawn
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AdversarialEntropy:
     attack: Attack = PGD(steps=10, random_start=False)
 
     def __call__(self, candidates: Candidates, generator: torch.Generator) -> Tensor:
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        seed = drawn(generator)
         return scores.entropy(candidates.map(Attacked(self.attack), seed)["logits"].softmax(1))
 
 

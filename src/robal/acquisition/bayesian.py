@@ -11,6 +11,7 @@ from robal.candidates import Candidates
 from robal.errors import InputError
 from robal.networks import DropoutPasses, check_logits, dropout_places
 from robal.progress import say
+from robal.seeds import drawn
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _entropies(candidates: Candidates, passes: int, rate: float, generator: torc
     if any(place.dropout is not place.layer for place in places):
         say(f"the model has no dropout: rate {rate:g} is put {', '.join(str(place) for place in places)}")
     # The masks follow from this seed, and not from the tile's generator: so the tile's size does not matter.
-    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    seed = drawn(generator)
     rows = candidates.map(Entropies(passes, rate, seed))
     if len(candidates):
         check_logits(rows["logits"], len(candidates.pool.classes))

@@ -13,6 +13,7 @@ from robal.attacks import PGD, Attack, perturb
 from robal.attacks.crafting import crafting
 from robal.candidates import Candidates
 from robal.errors import InputError
+from robal.seeds import drawn
 from robal.threats import L1, Linf
 
 
@@ -36,7 +37,7 @@ class FirstOrderLoss:
     attack: Attack = PGD(steps=10, random_start=False)
 
     def __call__(self, candidates: Candidates, generator: torch.Generator) -> Tensor:
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        seed = drawn(generator)
         return candidates.map(_Stationarity(self.attack), seed)["loss"]
 
 

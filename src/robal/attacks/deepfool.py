@@ -12,6 +12,7 @@ from robal.attacks.answers import classes_of
 from robal.attacks.crafting import crafting
 from robal.errors import InputError
 from robal.images import check_pixels
+from robal.threats import per_example
 
 Norm = Literal["l2", "linf"]
 
@@ -134,9 +135,9 @@ class DeepFool:
                 push = torch.ones_like(gap)
             length = push * (gap + 1e-5 * logits.detach().abs().amax(1).clamp_min(1e-30)) / dual.where(~stuck, 1.0)
             if self.norm == "l2":
-                total = total + gradient * _per_example(length / dual.where(~stuck, 1.0))
+                total = total + gradient * per_example(length / dual.where(~stuck, 1.0))
             else:
-                total = total + gradient.sign() * _per_example(length)
+                total = total + gradient.sign() * per_example(length)
             if self.clip:
                 total = torch.clamp(total, -start, 1 - start)
                 moved = (start + (1 + self.overshoot) * total).clamp_(0.0, 1.0)
@@ -180,7 +181,7 @@ def nearest_boundary(
         nearest, gap, dual = (
             torch.where(better, new, old) for new, old in ((distance, nearest), (lead, gap), (length, dual))
         )
-        gradient = torch.where(_per_example(better), towards, gradient)
+        gradient = torch.where(per_example(better), towards, gradient)
     return gap, gradient, dual
 
 
@@ -213,7 +214,3 @@ def _with_graph(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         return model(inputs), inputs
-
-
-def _per_example(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)

@@ -106,6 +106,11 @@ def _form(images: Tensor) -> str:
     return f"{channels} x {height} x {width} {str(images.dtype).split('.')[-1]}"
 
 
+def labels_of(parts: list[Tensor]) -> Tensor:
+    """[N] int64: the label of each image where the images of class 0 come first, then those of class 1, and so on."""
+    return torch.cat([torch.full((len(part),), number) for number, part in enumerate(parts)])
+
+
 def _check_images(images: Tensor, what: str) -> None:
     if images.ndim != 4:
         raise InputError(f"{what} must have shape [N, C, H, W]; they have {list(images.shape)}")

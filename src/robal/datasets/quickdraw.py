@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robal.datasets.catalogue import Known
-from robal.datasets.dataset import Dataset
+from robal.datasets.dataset import Dataset, labels_of
 from robal.datasets.places import locate
 from robal.errors import DataCorrupt
 
@@ -30,11 +30,7 @@ def load_quickdraw(known: Known, root: Path) -> Dataset:
     train = [part[:cut] for part, cut in zip(sketches, cuts, strict=True)]
     test = [part[cut:] for part, cut in zip(sketches, cuts, strict=True)]
     classes = tuple(path.stem.removeprefix("full_numpy_bitmap_") for path in files)
-    return Dataset(known.name, torch.cat(train), _labels(train), classes, torch.cat(test), _labels(test))
-
-
-def _labels(parts: list[Tensor]) -> Tensor:
-    return torch.cat([torch.full((len(part),), number) for number, part in enumerate(parts)])
+    return Dataset(known.name, torch.cat(train), labels_of(train), classes, torch.cat(test), labels_of(test))
 
 
 def read_bitmaps(path: Path) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robal.datasets.catalogue import Known, find_known
-from robal.datasets.dataset import Dataset
+from robal.datasets.dataset import Dataset, labels_of
 from robal.datasets.idx import load_idx
 from robal.datasets.places import locate
 from robal.errors import DataCorrupt, DataError
@@ -30,7 +30,7 @@ def load_shoe_bag(known: Known, root: Path) -> Dataset:
     found = locate(known, root)
     parts = [read_images(found[file.name]) for file in known.files]
     train, test = [part[:-_TEST] for part in parts], [part[-_TEST:] for part in parts]
-    return Dataset(known.name, torch.cat(train), _labels(train), known.classes, torch.cat(test), _labels(test))
+    return Dataset(known.name, torch.cat(train), labels_of(train), known.classes, torch.cat(test), labels_of(test))
 
 
 def load_fashion_shoe_bag(known: Known, root: Path) -> Dataset:
@@ -50,10 +50,6 @@ def load_fashion_shoe_bag(known: Known, root: Path) -> Dataset:
 
     train, test = of_both(whole.images, whole.labels), of_both(whole.test_images, whole.test_labels)
     return Dataset(known.name, *train, known.classes, *test, whole.sources)
-
-
-def _labels(parts: list[Tensor]) -> Tensor:
-    return torch.cat([torch.full((len(part),), number) for number, part in enumerate(parts)])
 
 
 def read_images(path: Path) -> Tensor:
