@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robal.errors import InputError
 from robal.images import Images
-from robal.new_images import prints
+from robal.near_duplicates import prints
 from robal.parquet import ParquetImages
 from robal.wilson import Z95
 

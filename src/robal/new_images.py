@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -12,6 +11,7 @@ from robal.data import Data, Part, mixed
 from robal.datasets import Dataset
 from robal.errors import InputError
 from robal.images import InMemory, unit
+from robal.near_duplicates import prints
 from robal.pool import UNLABELLED
 from robal.seeds import generator
 
@@ -157,10 +157,3 @@ def _own(dataset: Dataset, classes: tuple[str, ...]) -> tuple[Part | None, str]:
     if bool((labels < 0).any()):
         return None, _NO_TEST
     return Part(dataset.test_images, labels), f"the {len(labels):,} test images of {dataset.name} are the test"
-
-
-def prints(images: Tensor) -> Iterator[int]:
-    """A 64-bit hash of each image's pixels, floats rounded to 8 bits; equal within a process for equal images."""
-    for some in images.split(4096):
-        eight = some if some.dtype == torch.uint8 else some.mul(255).round().to(torch.uint8)
-        yield from (hash(one.tobytes()) for one in eight.numpy())
