@@ -38,8 +38,9 @@ from robal.evaluation.union import ADVERSARIAL_BY, HARDEST, adversaries, answers
 from robal.files import write
 from robal.folder import RunFolder
 from robal.images import InMemory, unit
+from robal.pictures import contact_sheet
 from robal.plan import name_of
-from robal.records import contact_sheet, surroundings
+from robal.records import surroundings
 from robal.subjects import Device, of_model, of_run, read_attacks, read_outsiders, read_threats
 from robal.threats import L2, Linf, Threat, parse, with_threat
 

@@ -24,11 +24,12 @@ from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
 from robal.networks import load_weights
 from robal.oracles import Hidden, InFolder, LabelStudio, agreed_by_several
 from robal.other_models import PROXY, initial, of_proxy, proxy, suspects, teacher
+from robal.pictures import contact_sheet
 from robal.plan import Plan
 from robal.plan_checks import check
 from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
 from robal.progress import say, track
-from robal.records import WEIGHTS, begun_from, check_same_run, contact_sheet, same_numerics, write_records
+from robal.records import WEIGHTS, begun_from, check_same_run, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.state import State, audited_of, reveal, shared_out, there, with_new_classes
 from robal.suspects import describe_labels

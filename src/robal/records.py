@@ -1,4 +1,4 @@
-"""What stands beside the numbers in a run folder: the effective plan, the machine, the data, and small pictures."""
+"""What stands beside the numbers in a run folder: the effective plan, the machine and the data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import nn
 
 from robal import __version__
 from robal.data import Data
 from robal.errors import RunFolderError
 from robal.files import whole, write
 from robal.folder import RunFolder
-from robal.images import Images, picture
 from robal.networks import Architecture, load_weights
 from robal.plan import Plan, device_of
 from robal.plans import decode, encode, flat, read_yaml, to_yaml
@@ -210,32 +208,6 @@ def plan_of(folder: Path, data: Path | None = None) -> Plan:
         raise RunFolderError(f"{path} is damaged: it should be UTF-8 text ({error})") from None
     plan = decode(read_yaml(text, str(path)))
     return plan if data is None else replace(plan, data=replace(plan.data, folder=str(data))).located()
-
-
-def contact_sheet(path: Path, images: Images, indices: Tensor, titles: Sequence[str], most: int | None = None) -> None:
-    """A PNG of the first images, in order, each with its title; small ones enlarged without smoothing.
-
-    Args:
-        path: where to; written whole or not at all.
-        images: the pool.
-        indices: [n] int64.
-        titles: n words.
-        most: how many at most; None: all.
-    """
-    shown, columns, gap, words = indices[:most], 20, 6, 12
-    _, height, width = images.shape
-    scale = 56 / max(height, width)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    rows = -(-len(shown) // columns)
-    sheet = Image.new("RGB", (min(len(shown), columns) * (size[0] + gap), rows * (size[1] + gap + words)), "white")
-    pen = ImageDraw.Draw(sheet)
-    smoothing = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
-    for position, index in enumerate(shown.tolist()):
-        left, top = position % columns * (size[0] + gap), position // columns * (size[1] + gap + words)
-        sheet.paste(picture(images, index).resize(size, smoothing), (left, top))
-        pen.text((left, top + size[1]), titles[position][:10], fill="black")
-    with whole(path) as temporary:
-        sheet.save(temporary, "PNG")
 
 
 def _versions() -> dict[str, str]:

@@ -21,10 +21,10 @@ from robal.images import Images, InMemory
 from robal.networks import channels_last, load_weights
 from robal.oracles.csv_file import further_columns, parse_label, read_rows
 from robal.parquet import ParquetImages, is_parquet
+from robal.pictures import contact_sheet
 from robal.plan import device_of
 from robal.plans import read_component, read_network
 from robal.pool import UNLABELLED, Pool
-from robal.records import contact_sheet
 from robal.scores import entropy
 from robal.seeds import generator
 from robal.threats import parse, with_threat

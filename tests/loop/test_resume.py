@@ -28,6 +28,19 @@ from tiny_runs import DELICATE, SETTINGS, Apart, carry_out, outcome, robal
 
 COMMAND = ("run", *SETTINGS, *DELICATE, "--out")
 KILLED = -signal.SIGKILL
+KINDS = (
+    "write_records",
+    "save_question",
+    "save_answers",
+    "save_history",
+    "save_query",
+    "Trained.save",
+    "fit.save_tensors",
+    "contact_sheet",
+    "save_kept",
+    "Path.replace",
+    "Path.unlink",
+)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +82,11 @@ def test_the_run_under_test_is_one_that_a_lost_state_would_change(unkilled: dict
 # Killed at a save
 
 
+@pytest.mark.parametrize("name", [*KINDS, "records.write"])
+def test_every_kind_of_save_is_watched(unkilled: dict[str, Any], name: str) -> None:
+    assert any(save.endswith(name) for save in unkilled["saves"])
+
+
 def killed_at(position: int, before: bool, folder: Path) -> dict[str, Any]:
     """What a run comes to that killed itself at a save and was called again."""
     work = partial(carry_out, DELICATE, folder / "run")
@@ -104,19 +122,7 @@ def test_a_run_killed_at_a_save_ends_as_if_it_had_not_been(
 @pytest.mark.slow
 def test_a_run_killed_at_20_saves_ends_as_if_it_had_not_been(unkilled: dict[str, Any], tmp_path: Path) -> None:
     saves, kinds = unkilled["saves"], list[int]()
-    for name in (
-        "write_records",
-        "save_question",
-        "save_answers",
-        "save_history",
-        "save_query",
-        "Trained.save",
-        "fit.save_tensors",
-        "contact_sheet",
-        "save_kept",
-        "Path.replace",
-        "Path.unlink",
-    ):
+    for name in KINDS:
         of_kind = [position for position, save in enumerate(saves) if save.endswith(name)]
         kinds.append(of_kind[len(of_kind) // 2])
     # After one save is before the next one: nothing is written in between. Nor between a file's replacement and the

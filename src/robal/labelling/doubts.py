@@ -15,7 +15,8 @@ from robal.loop import load, tidy
 from robal.oracles import Judgement, answer_of
 from robal.oracles.csv_file import parse_label, read_rows
 from robal.other_models import judged
-from robal.records import begun_from, contact_sheet
+from robal.pictures import contact_sheet
+from robal.records import begun_from
 from robal.suspects import quality, queue
 
 

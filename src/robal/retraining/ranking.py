@@ -20,9 +20,9 @@ from robal.files import write_csv
 from robal.images import InMemory, Joined
 from robal.new_images import in_classes
 from robal.parquet import ParquetImages, is_parquet, version_of
+from robal.pictures import contact_sheet
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
-from robal.records import contact_sheet
 from robal.report.drawing import INK, MUTED, SERIES, Drawing, canvas, draw, legend_above, style
 from robal.report.page import store
 from robal.retraining.faults import apfd, fault_curve
