@@ -102,3 +102,25 @@ def condition(model: nn.Module) -> list[Any]:
         [buffer.flatten().tolist() for buffer in model.buffers()],
         [None if parameter.grad is None else parameter.grad.flatten().tolist() for parameter in model.parameters()],
     ]
+
+
+def standing(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:
+    """[B] bool: the images that the model gets right."""
+    with torch.no_grad():
+        return model(moved).argmax(1) == labels
+
+
+class Stepped(nn.Module):
+    """A model that hides its gradient: pixels are counted in whole steps."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner((inputs * 16).round() / 16)
+
+
+def as_images(points: Tensor, bias: list[float] | None = None) -> tuple[nn.Module, Tensor]:
+    """Images whose pixels are their embeddings; the largest of the first three pixels is the predicted class."""
+    return linear(torch.eye(3, points.shape[1]), bias), points[:, None, None, :]

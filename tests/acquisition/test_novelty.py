@@ -16,7 +16,7 @@ from robal.errors import InputError
 from robal.images import InMemory
 from robal.pool import SKIPPED, Pool
 from robal.seeds import generator
-from small_models import linear
+from small_models import as_images
 
 
 def cloud(count: int, dimension: int, seed: int = 0) -> Tensor:
@@ -92,11 +92,6 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = feature_novelty(asked, known, labels)
     monkeypatch.setattr(module, "_ROWS", 7)
     assert torch.allclose(feature_novelty(asked, known, labels), wanted, rtol=1e-12)
-
-
-def as_images(points: Tensor) -> tuple[nn.Module, Tensor]:
-    """Images whose pixels are their embeddings; the largest of the first three pixels is the predicted class."""
-    return linear(torch.eye(3, points.shape[1])), points[:, None, None, :]
 
 
 def test_the_component_compares_candidates_with_the_labelled_by_their_labels() -> None:

@@ -18,7 +18,7 @@ from robal.errors import InputError
 from robal.images import InMemory
 from robal.pool import Pool
 from robal.seeds import generator
-from small_models import linear
+from small_models import as_images
 
 module = importlib.import_module("robal.acquisition.probcover")  # the package has a function of that name
 
@@ -137,11 +137,6 @@ def test_a_sample_of_centres_gives_about_the_same_radius() -> None:
     assert by_sample == pytest.approx([whole] * 5, rel=0.25)
     assert len(set(by_sample)) > 1
     assert purest_radius(points, classes, generator(1), 0.6) == whole
-
-
-def as_images(points: Tensor, bias: list[float] | None = None) -> tuple[nn.Module, Tensor]:
-    """Images whose pixels are their embeddings; the largest of the first three pixels is the predicted class."""
-    return linear(torch.eye(3, points.shape[1]), bias), points[:, None, None, :]
 
 
 @pytest.mark.parametrize("labelled", [0, 1, 30])

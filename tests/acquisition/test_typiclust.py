@@ -20,7 +20,7 @@ from robal.errors import InputError
 from robal.images import InMemory
 from robal.pool import Pool
 from robal.seeds import generator
-from small_models import linear
+from small_models import as_images
 
 module = importlib.import_module("robal.acquisition.typiclust")  # the package has a function of that name
 
@@ -122,11 +122,6 @@ def test_the_chosen_lie_in_the_middle_of_their_heaps() -> None:
     chosen = typiclust(points, points[:0], 4, generator(0))
     for position in chosen.tolist():
         assert distance[position] < distance.view(4, 50)[position // 50].median()
-
-
-def as_images(points: Tensor) -> tuple[nn.Module, Tensor]:
-    """Images whose pixels are their embeddings."""
-    return linear(torch.eye(3, points.shape[1])), points[:, None, None, :]
 
 
 @pytest.mark.parametrize("labelled", [0, 1, 30])

@@ -19,15 +19,10 @@ from robal.attacks.apgd import APGD, climb, dlr, likely_targets, targeted_dlr
 from robal.errors import InputError
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat
-from small_models import Counting, linear
+from small_models import Counting, linear, standing
 
 Images = tuple[Tensor, Tensor]
 LOSSES = ("ce", "dlr", "targeted-dlr", "targeted-margin")
-
-
-def standing(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(moved).argmax(1) == labels
 
 
 @pytest.fixture(scope="session")

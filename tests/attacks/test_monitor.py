@@ -17,14 +17,9 @@ from robal.attacks.square import Square
 from robal.errors import InputError
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat, with_threat
-from small_models import Counting, linear
+from small_models import Counting, Stepped, linear, standing
 
 Images = tuple[Tensor, Tensor]
-
-
-def standing(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(moved).argmax(1) == labels
 
 
 @pytest.fixture(scope="session")
@@ -76,19 +71,8 @@ def test_each_part_attacks_what_the_one_before_left(tiny_model: nn.Module, some:
     assert max(starts[1:]) <= 35
 
 
-class Hidden(nn.Module):
-    """A model that hides its gradient from the white-box parts: pixels are counted in whole steps."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.inner((inputs * 16).round() / 16)
-
-
 def test_square_sees_what_masked_gradients_hide(tiny_model: nn.Module, some: Images) -> None:
-    model = Hidden(tiny_model)
+    model = Stepped(tiny_model)
     counts = [
         int(standing(model, perturb(Monitor(5, 2, queries, Linf(0.2)), model, *some, generator(0)), some[1]).sum())
         for queries in (0, 200)

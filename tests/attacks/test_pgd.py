@@ -13,14 +13,9 @@ from robal.attacks import PGD, ascend
 from robal.errors import InputError
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat
-from small_models import linear
+from small_models import linear, standing
 
 Images = tuple[Tensor, Tensor]
-
-
-def standing(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(moved).argmax(1) == labels
 
 
 def losses(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:

@@ -15,15 +15,10 @@ from robal.attacks.square import Square
 from robal.errors import InputError
 from robal.seeds import generator
 from robal.threats import L2, Linf, Threat
-from small_models import Counting, linear
+from small_models import Counting, Stepped, linear, standing
 
 Images = tuple[Tensor, Tensor]
 SEED = int(torch.randint(2**31 - 1, (1,), generator=generator(0)))  # what it draws from this generator
-
-
-def standing(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(moved).argmax(1) == labels
 
 
 @pytest.fixture(scope="session")
@@ -96,20 +91,9 @@ def test_more_queries_or_restarts_only_break_more(tiny_model: nn.Module, some: I
     assert by_restarts[-1].sum() < by_restarts[0].sum()
 
 
-class Cleft(nn.Module):
-    """A model that hides its gradient: pixels are counted in whole steps."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.inner((inputs * 16).round() / 16)
-
-
 def test_it_needs_no_gradient(tiny_model: nn.Module, some: Images) -> None:
-    moved = perturb(Square(200, threat=Linf(0.2)), Cleft(tiny_model), *some, generator(0))
-    assert standing(Cleft(tiny_model), moved, some[1]).double().mean() < 0.7
+    moved = perturb(Square(200, threat=Linf(0.2)), Stepped(tiny_model), *some, generator(0))
+    assert standing(Stepped(tiny_model), moved, some[1]).double().mean() < 0.7
 
 
 def test_the_global_random_stream_stays(tiny_model: nn.Module, some: Images) -> None:

@@ -11,15 +11,10 @@ from robal.attacks.transfer import transfer
 from robal.errors import InputError
 from robal.seeds import generator
 from robal.threats import Linf
-from small_models import condition, convnet, linear
+from small_models import condition, convnet, linear, standing
 
 Images = tuple[Tensor, Tensor]
 ATTACK = PGD(steps=10, threat=Linf(0.12))
-
-
-def standing(model: nn.Module, moved: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(moved).argmax(1) == labels
 
 
 @pytest.fixture(scope="session")
