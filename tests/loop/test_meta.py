@@ -21,11 +21,6 @@ from tiny_runs import rows, tiny_plan
 CAAT = ("recipe.objective={name: CAAT, steps: 2, weighing: {name: Learned, every: 2}, costs: {steps: 2}}",)
 
 
-@pytest.fixture
-def data() -> Data:
-    return tiny_plan().data.load()
-
-
 def meta_plan(*settings: str) -> Plan:
     return tiny_plan(*CAAT, "meta.share=0.2", *settings)
 

@@ -19,16 +19,11 @@ from tiny_runs import outcome, rows, tiny_plan
 STOPS = ("rounds=5", "stop={gain: 50, after: 4}", "validation.bought_share=0.2")
 
 
-@pytest.fixture(scope="module")
-def source() -> Data:
-    return tiny_plan().data.load()
-
-
 def test_it_ends_early_and_its_last_round_is_measured_as_a_last_one(
-    source: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, folder = tiny_plan(*STOPS), tmp_path / "run"
-    state = run(plan, source, folder)
+    state = run(plan, data, folder)
     found = rows(folder)
     assert len(found) == 4
     assert state.is_over(plan)
@@ -37,7 +32,7 @@ def test_it_ends_early_and_its_last_round_is_measured_as_a_last_one(
     assert "FGSM" in found[-1]["robust_accuracy"]
     assert all("FGSM" not in row["robust_accuracy"] for row in found[:-1])
     before = outcome(folder)
-    run(plan, source, folder)  # which finds it over
+    run(plan, data, folder)  # which finds it over
     assert outcome(folder) == before
     record = read(folder)
     assert record.is_finished
@@ -48,8 +43,8 @@ def test_it_ends_early_and_its_last_round_is_measured_as_a_last_one(
     assert capsys.readouterr().err == ""
 
 
-def test_it_goes_on_as_long_as_labels_help(source: Data, tmp_path: Path) -> None:
-    run(tiny_plan(*STOPS, "stop.gain=-1000"), source, tmp_path / "run")
+def test_it_goes_on_as_long_as_labels_help(data: Data, tmp_path: Path) -> None:
+    run(tiny_plan(*STOPS, "stop.gain=-1000"), data, tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 6
 
 
@@ -68,9 +63,9 @@ def test_it_goes_by_validation_alone() -> None:
 
 
 @pytest.mark.parametrize("settings", [("stop={}", "validation.images=0"), ("stop={}", "validation.measure=loss")])
-def test_it_is_refused_where_nothing_tells_how_it_goes(source: Data, tmp_path: Path, settings: tuple[str, ...]) -> None:
+def test_it_is_refused_where_nothing_tells_how_it_goes(data: Data, tmp_path: Path, settings: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="stop goes by an accuracy on validation images"):
-        run(tiny_plan(*settings), source, tmp_path / "run")
+        run(tiny_plan(*settings), data, tmp_path / "run")
 
 
 @pytest.mark.parametrize("settings", ["{after: 2}", "{sure: 1}", "{sure: 0}"])
@@ -79,8 +74,8 @@ def test_a_rule_that_cannot_be_is_refused(settings: str) -> None:
         tiny_plan(f"stop={settings}")
 
 
-def test_a_retraining_that_buys_nothing_at_first_goes_by_its_later_rounds(source: Data, tmp_path: Path) -> None:
-    known = source.hidden.clone()  # type: ignore[union-attr]
+def test_a_retraining_that_buys_nothing_at_first_goes_by_its_later_rounds(data: Data, tmp_path: Path) -> None:
+    known = data.hidden.clone()  # type: ignore[union-attr]
     known[200:] = UNLABELLED
     plan = tiny_plan(
         "start={labels: 0, recipe: {objective: Natural}}",
@@ -89,7 +84,7 @@ def test_a_retraining_that_buys_nothing_at_first_goes_by_its_later_rounds(source
         "stop={gain: 50, after: 3}",
         "validation.images=20",
     )
-    run(plan, replace(source, known=known), tmp_path / "run")
+    run(plan, replace(data, known=known), tmp_path / "run")
     found = rows(tmp_path / "run")
     assert [row["labelled"] for row in found] == [0, 10, 20, 30]  # three rounds with labels, and then it is enough
     assert "stopped" in found[-1]

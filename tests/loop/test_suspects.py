@@ -33,11 +33,6 @@ RECIPE = Recipe(Natural(), epochs=20, batch_size=20, optimiser=Adam(4e-3))
 AGAIN = "relabel={per_round: 6, folds: 2, recipe: {epochs: 4, batch_size: 10, optimiser: {name: Adam, lr: 0.005}}}"
 
 
-@pytest.fixture(scope="module")
-def data() -> Data:
-    return tiny_plan().data.load()
-
-
 def noisy(data: Data, count: int = 400, share: float = 0.15) -> tuple[Examples, torch.Tensor]:
     """Digits of which some have the label after theirs; and which."""
     assert data.hidden is not None
