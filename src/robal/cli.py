@@ -1267,7 +1267,7 @@ def list_command(*, data: Path | None = None) -> None:
     for known in catalogue():
         said, _, why = present(known.name, data).partition(": ")
         fetch = f"robal data fetch {known.request or known.name}{f' --data {data}' if data else ''}"
-        state = f"missing: {known.by_hand or fetch}" if said == "missing" else why or said
+        state = f"missing: {known.by_hand or fetch}" if said == "missing" else f"{said}: {why}" if why else said
         print(f"{known.name:17} {known.about}\n{'':17} {state}")
 
 

