@@ -63,39 +63,8 @@ GROUPS: list[tuple[str, ...]] = [
     ("cli",),
 ]
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
-IN_ORDER = {
-    "files",
-    "errors",
-    "seeds",
-    "progress",
-    "learning_curves",
-    "images",
-    "pictures",
-    "near_duplicates",
-    "parquet",
-    "hugging_face",
-    "pool_files",
-    "pool",
-    "data",
-    "new_images",
-    "audit",
-    "source",
-    "plan",
-    "plan_checks",
-    "plans",
-    "folder",
-    "kept",
-    "state",
-    "bias",
-    "measure",
-    "records",
-    "selection",
-    "suspects",
-    "other_models",
-    "loop",
-    "subjects",
-    "assessment",
-}
+_LINES = [group for group in GROUPS if {"images", "loop"} & set(group)]
+IN_ORDER = {"files", "errors", "seeds", "progress", "learning_curves"}.union(*_LINES)
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__")
 
 

@@ -1,4 +1,4 @@
-"""What `robal doctor` looks at: versions, devices, data sets, extras, room on the disk, and a run of two seconds."""
+"""What `robal doctor` looks at: versions, devices, data sets, extras, room on the disk, and a run of some seconds."""
 
 from __future__ import annotations
 

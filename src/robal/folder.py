@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ class RunFolder:
                 raise FolderInUse(
                     f"another process is running in {self.path}; wait for it, or choose another folder with --out"
                 ) from None
-            for place in (self.path, *(self.path / name for name in ("rounds", "report", "features"))):
-                for unfinished in place.glob("*.part") if place == self.path else place.rglob("*.part"):
-                    unfinished.unlink(missing_ok=True)  # what a killed process was writing
+            inside = [(self.path / name).rglob("*.part") for name in ("rounds", "report", "features")]
+            for unfinished in chain(self.path.glob("*.part"), *inside):  # what a killed process was writing
+                unfinished.unlink(missing_ok=True)
             with self._database() as database:
                 database.executescript(_TABLES)
             self.judgements.prepare()

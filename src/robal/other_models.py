@@ -110,6 +110,7 @@ def proxy(plan: Plan, data: Data, state: State, folder: Path) -> Trained:
 
 
 def of_proxy(plan: Plan, data: Data, state: State, number: int) -> Trained:
+    """`ByProxy`'s network before any training; `number` as for `initial`."""
     of = proxy_in(plan.acquisition)
     assert of is not None
     return initial(replace(plan, network=of.network), data, state.pool.classes, number)

@@ -27,7 +27,8 @@ class Source:
         held_out: where validation images that cost no label come from, see `Data.from_dataset`.
         held_out_images: how many.
         train_images, test_images: take only the first so many of each.
-        classes: names, for images that come without any label.
+        classes: names, for images that come without any label; of a folder or an .npz file, in the order of the labels.
+            A folder none of whose sub-folders is called so is taken without labels.
         seed: of the split, where one is drawn; apart from the run's, so that runs of several seeds share their test.
         imbalance: how many times as many images the pool has of its most frequent class as of its rarest, at least 1;
             which class is which is drawn by `seed`. Test and validation stay as they are. See `Data.imbalanced`.

@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from robal import __version__, presets
+from robal import __version__, cli, presets
 from robal.cli import app
 from robal.datasets import catalogue
 from robal.oracles.csv_file import read_rows
@@ -425,6 +425,12 @@ def test_the_default_plan_can_be_printed_and_run(robal: Any, tmp_path: Path) -> 
     said = robal("presets", "default")
     (tmp_path / "plan.yaml").write_text(said.out)
     assert read_plan(tmp_path / "plan.yaml") == Plan()
+
+
+def test_a_model_that_says_one_class_of_everything_is_told_of() -> None:
+    row = {"round": 1, "labelled": 9, "accuracy": 0.5, "robust_accuracy": {}, "seconds": 1.0}
+    assert "the same class" in cli._line({**row, "per_class": {"accuracy": [1.0, 0.0, None]}})
+    assert "the same class" not in cli._line({**row, "per_class": {"accuracy": [1.0, 0.1, None]}})
 
 
 def test_a_finished_run_says_that_nothing_is_left(robal: Any, finished: Path) -> None:
