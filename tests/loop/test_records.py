@@ -18,6 +18,7 @@ from robal.images import InMemory
 from robal.plans import encode, flat, to_yaml
 from robal.records import (
     check_same_run,
+    digest,
     environment,
     plan_of,
     same_numerics,
@@ -73,7 +74,9 @@ def test_records_are_written_once(place: RunFolder, data: Data) -> None:
 
 
 def test_an_empty_folder_takes_any_run(place: RunFolder, data: Data) -> None:
+    before = list(place.path.rglob("*"))
     check_same_run(place, tiny_plan(), data)
+    assert list(place.path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,7 @@ def test_each_difference_of_two_plans_is_found(place: RunFolder, data: Data, set
 def test_where_the_same_data_lie_and_the_device_make_no_other_run(place: RunFolder, data: Data, setting: str) -> None:
     write_records(place, tiny_plan(), data)
     check_same_run(place, tiny_plan(setting), data)
+    assert digest(tiny_plan(setting)) == digest(tiny_plan())
 
 
 def test_other_pixels_make_another_run(place: RunFolder, data: Data) -> None:

@@ -435,7 +435,9 @@ def test_a_plan_that_its_data_cannot_carry_is_refused_before_anything_is_written
 
 
 def test_a_pool_as_large_as_the_budget_is_enough(data: Data) -> None:
-    checked(["rounds=121", "start.labels=49"], data)
+    plan = tiny_plan("rounds=121", "start.labels=49")
+    check(plan, data)
+    assert plan.budget == len(data.images)
 
 
 def test_labels_that_are_not_there_cannot_be_simulated(data: Data) -> None:
