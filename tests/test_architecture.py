@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,19 @@ def test_imports_never_run_upward(path: Path) -> None:
         before = RANK[name] == RANK[here] and {name, here} <= IN_ORDER
         before = before and GROUPS[RANK[here]].index(name) < GROUPS[RANK[here]].index(here)
         assert below or before, f"{path.relative_to(ROOT)} imports {name}, which is not below {here}"
+
+
+def test_there_are_no_cycles() -> None:
+    """Nor inside a package; what is imported for types alone, or within a function, does not count."""
+    paths = {".".join(("robal", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    imported: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                said = (f"{node.module}.{alias.name}" for alias in node.names)
+                imported[name] |= {one if one in paths else node.module for one in said}
+    TopologicalSorter(imported).prepare()  # raises CycleError, which names them
 
 
 def test_nothing_is_pickled() -> None:
