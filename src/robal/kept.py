@@ -78,7 +78,8 @@ def describe_guesses(trained: Trained, used: Tensor, images: int, hidden: Tensor
 
     Returns:
         None without a teacher. "unsure" and "disputed" say how many images were kept out by the teacher's confidence
-        and by the witness; "collapsed" says that the others were left out too.
+        and by the witness, "outside", where there are any, how many it took for none of the classes; "collapsed" says
+        that the others were left out too.
     """
     guesses = trained.guesses
     if guesses is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from idx_files import write_small_mnist
 
-from robal.datasets import File, catalogue, find_known, known_name, present
+from robal.datasets import File, catalogue, find_known, known_name, load, present
 from robal.datasets.loading import _LOADERS
 from robal.datasets.places import md5_of
 from robal.errors import DataError
@@ -20,6 +20,10 @@ def test_every_known_data_set_has_a_loader_and_a_way_to_get_it() -> None:
         assert len(known.classes) >= 2
         assert known.licence
         assert not known.checked or all(file.md5 for file in known.files)
+
+
+def test_load_says_every_name_that_it_knows() -> None:
+    assert all(f'"{known.name}"' in (load.__doc__ or "") for known in catalogue())
 
 
 @pytest.mark.parametrize(

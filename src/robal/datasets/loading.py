@@ -39,10 +39,11 @@ def load(
     """The data set called `name`, read into memory and checked.
 
     Args:
-        name: a name of the catalogue ("digits", "mnist", "fashion-mnist", "cifar10", "svhn", "quickdraw",
-            "shoe-bag"; "quickdraw:cat,eye" chooses classes), the path of an .npz or .npy file, the path of a folder of
-            images (class/name.png, or train/class/... and test/class/..., or images alone), or "module:function",
-            called without arguments, which returns a Dataset or (images, labels[, test_images, test_labels]).
+        name: a name of the catalogue ("digits", "mnist", "fashion-mnist", "fashion-shoe-bag", "cifar10", "svhn",
+            "quickdraw", "shoe-bag"; "quickdraw:cat,eye" chooses classes), the path of an .npz or .npy file, the path
+            of a folder of images (class/name.png, or train/class/... and test/class/..., or images alone), or
+            "module:function", called without arguments, which returns a Dataset or (images, labels[, test_images,
+            test_labels]).
         folder: the root under which data sets are kept; else the environment's ROBAL_DATA, else ./data.
         resize: height and width to resize to, in pixels. The digits come as 28 x 28 unless told otherwise.
         classes: of a folder or an .npz file, the names in the order of the labels; not all of them have to occur. A

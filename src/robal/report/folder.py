@@ -71,8 +71,9 @@ class Round:
     in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
     `wrong` and `auroc`: in a simulation, how many bought labels are wrong, and how well two scores tell them. `again`
     and `changed`: labels asked for again in this round, and how many became others. `forgotten` and `learned`, of a
-    retraining: shares of the test images that the model before it had right, and wrong. `unforeseen`: test images of
-    classes that nobody had named yet, which count as wrong.
+    retraining: shares of the test images that the model before it had right, and wrong. `audit` is of
+    the audit set, None without one. `stopped`: the plan's `stop` ended the run after this round. `unforeseen`: test
+    images of classes that nobody had named yet, which count as wrong.
     """
 
     number: int

@@ -27,7 +27,7 @@ class Trained:
         epoch: the epoch (from 1) whose weights these are; 0 before any training.
         teacher: the standard model that labelled the pool in this training, in eval mode, or None.
         guesses: [U] int64, the pseudo-label of each image without a label, -1 where it has none, or None; not saved.
-        refused: how many images got no pseudo-label, by reason: "unsure", "disputed"; not saved.
+        refused: how many images got no pseudo-label, by reason: "unsure", "disputed", "outside"; not saved.
         evaluations: gradient evaluations of this training, a teacher's and a witness's included; not saved.
         earlier: seconds that earlier processes, which were killed, put into this training, as far as it was not lost,
             a teacher's and a witness's included; not saved.
