@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import a_batch
 from torch.nn import functional as F
 
 from robal.attacks import ascend
 from robal.errors import InputError
-from robal.objectives import ACT, Batch
+from robal.objectives import ACT
 from robal.objectives.trades import kl_divergence
 from robal.pool import Examples
 from robal.seeds import generator
@@ -16,11 +17,6 @@ from robal.threats import Linf
 from small_models import convnet
 
 THREAT = Linf(0.1)
-
-
-def a_batch(count: int = 6) -> Batch:
-    inputs = torch.rand(count, 1, 8, 8, generator=generator(0, "batch"))
-    return Batch(inputs, torch.arange(count) % 4, torch.ones(count))
 
 
 def test_it_is_its_formula_with_the_crafting_written_out() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import a_batch
 from torch import Tensor, nn
 
 from robal.attacks import FGSM
@@ -25,11 +26,6 @@ MOVED: dict[str, Any] = {
     "Trades": Trades(steps=2, threat=THREAT, weight_radius=0.05),
     "NFGSM": NFGSM(threat=THREAT, weight_radius=0.05),
 }
-
-
-def a_batch(count: int = 6) -> Batch:
-    inputs = torch.rand(count, 1, 8, 8, generator=generator(0, "batch"))
-    return Batch(inputs, torch.arange(count) % 4, torch.ones(count))
 
 
 def a_small_net() -> nn.Sequential:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import a_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,11 +22,6 @@ from robal.training.lookahead import lookahead
 from small_models import convnet, linear
 
 THREAT = Linf(0.1)
-
-
-def a_batch(count: int = 6, seed: int = 0) -> Batch:
-    inputs = torch.rand(count, 1, 8, 8, generator=generator(seed, "batch"))
-    return Batch(inputs, torch.arange(count) % 4, torch.ones(count))
 
 
 def begun(objective: Any, model: nn.Module, batch: Batch) -> Any:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import a_batch
 from torch import nn
 
 from robal.errors import InputError
-from robal.objectives import FRL, Batch, ClassCosts, Trades
+from robal.objectives import FRL, ClassCosts, Trades
 from robal.objectives.class_costs import Multipliers
 from robal.pool import Examples
 from robal.seeds import generator
@@ -15,11 +16,6 @@ from robal.threats import Linf
 from small_models import convnet
 
 THREAT = Linf(0.1)
-
-
-def a_batch(count: int = 6) -> Batch:
-    inputs = torch.rand(count, 1, 8, 8, generator=generator(0, "batch"))
-    return Batch(inputs, torch.arange(count) % 4, torch.ones(count))
 
 
 class Brightness(nn.Module):

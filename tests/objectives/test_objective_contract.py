@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import a_batch
 from torch import Tensor, nn
 
 from robal.objectives import ALIASES, CAAT, FRL, Batch, Lesson, Objective, Trades
@@ -32,11 +33,6 @@ def kind(request: pytest.FixtureRequest) -> Any:
 def objective(request: pytest.FixtureRequest) -> Any:
     name, threat = request.param
     return with_threat(EXPORTED[name](), threat)
-
-
-def a_batch(count: int = 6) -> Batch:
-    inputs = torch.rand(count, 1, 8, 8, generator=generator(0, "batch"))
-    return Batch(inputs, torch.arange(count) % 4, torch.ones(count))
 
 
 def losses(objective: Any, model: nn.Module, batch: Batch, seed: int = 0) -> Tensor:

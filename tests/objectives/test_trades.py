@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import a_batch
 from torch.nn import functional as F
 
 from robal.attacks import FGSM, ascend
@@ -15,12 +16,6 @@ from robal.objectives.trades import kl_divergence
 from robal.seeds import generator
 from robal.threats import Linf
 from small_models import convnet, linear
-
-
-def a_batch(count: int = 6) -> Batch:
-    return Batch(
-        torch.rand(count, 1, 8, 8, generator=generator(0, "batch")), torch.arange(count) % 4, torch.ones(count)
-    )
 
 
 def test_the_divergence_by_hand() -> None:

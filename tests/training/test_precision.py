@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from watching import weights
 
 from robal.attacks import PGD
 from robal.attacks.crafting import crafting
@@ -26,10 +27,6 @@ from small_models import convnet
 
 RECIPE = Recipe(Natural(), epochs=4, batch_size=8, optimiser=Adam(1e-2), precision="bfloat16")
 SMALL = Linf(0.03)
-
-
-def weights(trained: Trained) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
 
 
 @dataclass(frozen=True)

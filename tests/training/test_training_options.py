@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from watching import Watching
+from watching import Watching, weights
 
 from robal.attacks import PGD
 from robal.errors import ContractError, InputError
@@ -21,10 +21,6 @@ from robal.training import SGD, Adam, Recipe, Trained, fit
 from small_models import convnet, linear
 
 NATURAL = Recipe(Natural(), epochs=3, batch_size=8, optimiser=Adam(1e-2))
-
-
-def weights(trained: Trained) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
 
 
 def test_a_budget_decides_how_many_steps_are_taken(examples: Examples, start: Trained) -> None:

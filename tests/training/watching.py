@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robal.objectives import Batch, Natural
 from robal.pool import Examples
+from robal.training import Trained
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,8 @@ class WithCompanion:
         assert isinstance(companion, Counter)
         companion.seen += 1
         return Natural()(model, None, batch, draw)
+
+
+def weights(trained: Trained) -> Tensor:
+    """All the model's parameters in one row."""
+    return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
