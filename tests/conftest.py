@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,6 +60,13 @@ def unseen(digits: tuple[Tensor, Tensor], lenet: nn.Module) -> tuple[Tensor, Ten
         right = (lenet(images).argmax(1) == labels).nonzero().flatten()[:100]
     assert len(right) == 100
     return images[right], labels[right]
+
+
+@pytest.fixture
+def weights(tmp_path: Path, lenet: nn.Module) -> Path:
+    """A file of the weights of `lenet`."""
+    save_file(dict(lenet.state_dict()), tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robal.assessment import assess, evaluate_files
@@ -149,21 +148,21 @@ def test_without_an_attack_there_is_nothing_to_say(
         outcome_of(lenet, images, tmp_path)
 
 
-def test_images_that_lie_class_by_class_are_drawn_from_all(weights: str, tmp_path: Path) -> None:
+def test_images_that_lie_class_by_class_are_drawn_from_all(weights: Path, tmp_path: Path) -> None:
     import numpy as np
 
     labels = np.repeat(np.arange(10), 20)
     pixels = np.random.default_rng(0).integers(0, 255, (200, 28, 28)).astype("uint8")
     np.savez(tmp_path / "sorted.npz", images=pixels, labels=labels)
     outcome, _ = evaluate_files(
-        model="LeNet5", weights=Path(weights), data=str(tmp_path / "sorted.npz"), threat="linf:0.1", attacks="fgsm",
+        model="LeNet5", weights=weights, data=str(tmp_path / "sorted.npz"), threat="linf:0.1", attacks="fgsm",
         images=60, out=tmp_path / "out", checks=False,
     )  # fmt: skip
     assert min(outcome["per_class"]["images"]) > 0
 
 
 def test_classes_named_in_another_order_keep_their_images(
-    weights: str, lenet: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path
+    weights: Path, lenet: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     """The first class named is the model's class 0, wherever it stands in the data set's own order."""
     import numpy as np
@@ -171,7 +170,7 @@ def test_classes_named_in_another_order_keep_their_images(
     letters = np.array(list("jihgfedcba"))[digits[1][:200].numpy()]  # digit 0 is called j
     np.savez(tmp_path / "named.npz", images=digits[0][:200, 0].numpy(), labels=letters)
     outcome, _ = evaluate_files(
-        model="LeNet5", weights=Path(weights), data=str(tmp_path / "named.npz"), threat="linf:0.1", attacks="fgsm",
+        model="LeNet5", weights=weights, data=str(tmp_path / "named.npz"), threat="linf:0.1", attacks="fgsm",
         classes="j,i,h,g,f,e,d,c,b,a", out=tmp_path / "out", checks=False,
     )  # fmt: skip
     assert outcome["clean"] == clean(lenet, digits[0][:200], digits[1][:200]).accuracy > 0.8
@@ -185,17 +184,11 @@ def test_two_attacks_of_one_name_are_refused(lenet: nn.Module, images: tuple[Ten
 # The command
 
 
-@pytest.fixture
-def weights(tmp_path: Path, lenet: nn.Module) -> str:
-    save_file(dict(lenet.state_dict()), tmp_path / "w.safetensors")
-    return str(tmp_path / "w.safetensors")
-
-
 def test_the_command_prints_a_table_and_writes_a_page(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    common = ["evaluate", "--model", "LeNet5", "--weights", weights, "--data", "digits", "--threat", "linf:0.1"]
+    common = ["evaluate", "--model", "LeNet5", "--weights", str(weights), "--data", "digits", "--threat", "linf:0.1"]
     common += ["--attacks", "fgsm", "--images", "20", "--no-checks"]
     with pytest.raises(SystemExit) as ended:
         main(common)

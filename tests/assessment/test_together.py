@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robal.assessment import assess, beyond, evaluate_files
@@ -232,12 +231,6 @@ def test_other_images_are_told_by_low_confidence(
     assert f"25 images of noise: {outcome['outside']['clean']['confidence']:.3f} by confidence" in said
     assert said in evaluation_page(evaluated).read_text(encoding="utf-8")
     assert evaluation_table(outcome)
-
-
-@pytest.fixture
-def weights(tmp_path: Path, lenet: nn.Module) -> Path:
-    save_file(dict(lenet.state_dict()), tmp_path / "w.safetensors")
-    return tmp_path / "w.safetensors"
 
 
 def test_the_function_reads_threats_and_other_images_and_resizes_them(weights: Path, tmp_path: Path) -> None:

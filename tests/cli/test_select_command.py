@@ -36,13 +36,6 @@ def indices(path: Path) -> list[int]:
     return [int(row["index"]) for row in read(path)]
 
 
-@pytest.fixture
-def weights(tmp_path: Path, lenet: nn.Module) -> Path:
-    path = tmp_path / "w.safetensors"
-    save_file(dict(lenet.state_dict()), path)
-    return path
-
-
 def test_the_choice_is_that_of_the_library(
     robal: Any, tmp_path: Path, weights: Path, lenet: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
