@@ -9,15 +9,18 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors import safe_open
 
 from robal.cli import main
+from robal.folder import RunFolder
 from robal.loop import run
 from robal.plan import Plan
 from robal.plans import read_plan
@@ -169,27 +172,39 @@ def robal(*arguments: str | Path) -> Callable[[], object]:
     return partial(main, [str(argument) for argument in arguments])
 
 
+def main_ends(words: list[str]) -> None:
+    """The command line, which ends well."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+
+
+def hold(folder: Path) -> None:
+    """Keep a run folder locked, for as long as the process lives."""
+    with RunFolder(folder).locked():
+        print("locked", flush=True)
+        time.sleep(60)
+
+
 def watch_saves(saved: Callable[[int, str, bool], None]) -> None:
     """Call `saved(number, name, is_before)` around everything that writes to a run folder, in this process."""
-    import robal.folder
     import robal.loop
     import robal.records
     from robal.training import Trained
 
     count = itertools.count()
-    folder = robal.folder.RunFolder
     places: Sequence[tuple[Any, str]] = (
         (robal.loop, "write_records"),
         (robal.records, "write"),
         (robal.loop, "contact_sheet"),
         (robal.loop, "save_kept"),
-        (folder, "save_question"),
-        (folder, "save_answers"),
-        (folder, "save_relabelled"),
+        (RunFolder, "save_question"),
+        (RunFolder, "save_answers"),
+        (RunFolder, "save_relabelled"),
         (sys.modules["robal.training.fit"], "save_tensors"),
         (Trained, "save"),
-        (folder, "save_query"),
-        (folder, "save_history"),
+        (RunFolder, "save_query"),
+        (RunFolder, "save_history"),
         (Path, "replace"),  # from the temporary file to the one that counts
         (Path, "unlink"),
     )

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robal.folder import RunFolder
-from tiny_runs import SETTINGS, Apart, outcome, rows
+from tiny_runs import SETTINGS, Apart, hold, outcome, rows
 
 PIXELS = (np.random.default_rng(0).random((60, 28, 28)) * 255).astype("uint8")
 LABELS = np.arange(60) % 4
@@ -355,13 +354,6 @@ def test_a_folder_of_another_plan(robal: Any, finished: Path) -> None:
     assert said.code == 4
     assert "holds a run of another plan (1 differences: seed is 0 there and 7 here)" in said.sentence
     assert outcome(finished) == before
-
-
-def hold(folder: Path) -> None:
-    """Keep a run folder to oneself."""
-    with RunFolder(folder).locked():
-        print("locked", flush=True)
-        time.sleep(60)
 
 
 def test_a_folder_that_another_run_is_using(robal: Any, finished: Path, tmp_path: Path) -> None:

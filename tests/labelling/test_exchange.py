@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from serving import asking, labels_of, say
 
-from robal.cli import main
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.labelling import exported, taken_in
 from robal.pool import NONE_OF_THESE, SKIPPED
+from tiny_runs import main_ends
 
 
 @pytest.fixture
@@ -92,9 +92,3 @@ def test_what_cannot_be_taken(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="image's number"):
         taken_in(folder, tmp_path / "odd", "Ada")
     assert labels_of(folder, images)[:2] == [3, -99]
-
-
-def main_ends(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 0

@@ -20,6 +20,7 @@ from serving import Server, Starter, asking, labels_of, say, truth
 from robal.cli import main
 from robal.folder import RunFolder
 from robal.labelling.gate import Gate, is_loopback, token_of
+from tiny_runs import main_ends
 
 
 @pytest.fixture
@@ -319,12 +320,6 @@ def test_a_full_disk_loses_nothing_that_was_accepted(start: Starter, run: tuple[
     assert labels_of(folder, images[:2]) == [1, 2]
 
 
-def carried_on(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 0
-
-
 @pytest.mark.parametrize("acquisition", ["CEAL", "{name: Mix, first: CEAL, second: DFAL}"])
 def test_a_class_named_in_a_round_goes_with_what_the_acquisition_function_adds(
     tmp_path: Path, acquisition: str
@@ -335,7 +330,7 @@ def test_a_class_named_in_a_round_goes_with_what_the_acquisition_function_adds(
     more = asking(folder, *settings)
     label = RunFolder(folder).judgements.add_class(tuple("0123456789"), "smudge", 1, "Ada")
     say(folder, {image: label if place < 3 else known[image] for place, image in enumerate(more)})
-    carried_on(["resume", str(folder), "--json"])
+    main_ends(["resume", str(folder), "--json"])
     assert RunFolder(folder).history()[1]["new_classes"] == ["smudge"]
     assert RunFolder(folder).history()[1]["kept"]["pseudo"] + RunFolder(folder).history()[1]["kept"]["twin"] > 0
 
@@ -361,13 +356,13 @@ def test_the_run_goes_on_with_what_people_said_and_learns_a_class_they_named(tmp
     label = judgements.add_class(tuple("0123456789"), "smudge", 1, "Ada")
     say(folder, {image: label if place < 3 else known[image] for place, image in enumerate(more)})
     say(folder, {more[5]: known[more[5]]}, "Bert")
-    carried_on(["resume", str(folder), "--json"])
+    main_ends(["resume", str(folder), "--json"])
     first, last = RunFolder(folder).history()
     assert "new_classes" not in first
     assert last["new_classes"] == ["smudge"]
     assert last["query"]["classes"][10] == 3
     assert last["labels"] == first["labels"] | {"training": 50, "repeated": 1, "bought": 51}
-    carried_on(["resume", str(folder)])  # finished, and read again as it was
-    carried_on(["evaluate", "--run", str(folder), "--images", "5", "--attacks", "pgd", "--no-checks"])
+    main_ends(["resume", str(folder)])  # finished, and read again as it was
+    main_ends(["evaluate", "--run", str(folder), "--images", "5", "--attacks", "pgd", "--no-checks"])
     assert "smudge" in (folder / "report" / "index.html").read_text()
     assert "smudge" in (folder / "rounds" / "001" / "query.csv").read_text()

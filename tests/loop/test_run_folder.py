@@ -22,7 +22,7 @@ from robal.loop import run
 from robal.plans import read_plan
 from robal.pool import NONE_OF_THESE, SKIPPED
 from robal.training import Trained
-from tiny_runs import Apart, outcome, rows, tiny_plan
+from tiny_runs import Apart, hold, outcome, rows, tiny_plan
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -168,13 +168,6 @@ def test_a_finished_run_called_again_changes_nothing(finished: Path, data: Data)
     assert contents(finished) == before
     assert state.round == 3
     assert int((state.pool.labels >= 0).sum()) == 60
-
-
-def hold(folder: Path) -> None:
-    """Keep a run folder locked, for as long as the process lives."""
-    with RunFolder(folder).locked():
-        print("locked", flush=True)
-        time.sleep(60)
 
 
 def test_a_second_process_is_refused_until_the_first_one_ends(tmp_path: Path, data: Data) -> None:

@@ -7,9 +7,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from robal.cli import main
 from robal.plans import merge, parse_override
 from robal.studies import Cell, Local, Place, compare
 from tiny_runs import SETTINGS
@@ -36,10 +33,3 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
 def cell(place: Place, **labels: str) -> Cell:
     """The one with these labels."""
     return next(one for one in place.study.cells if labels.items() <= dict(one.labels).items())
-
-
-def main_ends(words: list[str]) -> None:
-    """The command line, which ends well."""
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 0

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from small_studies import TINY, carry_out, cell, main_ends, numbers, said
+from small_studies import TINY, carry_out, cell, numbers, said
 
 from robal.cli import main
 from robal.errors import FolderInUse, InputError, PlanError, RunFolderError
 from robal.loop import run
 from robal.studies import Local, Place, compare, costs_of, read_text, study_report
 from robal.studies.cost import _training, repeated
-from tiny_runs import tiny_plan
+from tiny_runs import main_ends, tiny_plan
 
 
 def test_the_runs_of_a_grid_are_what_each_is_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import small_studies
 import yaml
-from small_studies import TINY, cell, main_ends
+from small_studies import TINY, cell
 
 from robal.cli import main
 from robal.errors import PlanError
@@ -25,6 +25,7 @@ from robal.studies.reproduce import HIGHEST
 from robal.studies.results import Run, bias_of, results_of
 from robal.studies.study import measures_of
 from robal.wilson import wilson
+from tiny_runs import main_ends
 
 FUNCTIONS = ["Random", "DRE", "Margin", "MaxEntropy", "LeastConfidence", "DeepGini", "MCP", "CoreSet", "BADGE", "DFAL"]
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from small_studies import carry_out, cell, main_ends, numbers, said
+from small_studies import carry_out, cell, numbers, said
 
 from robal.cli import main
 from robal.errors import RobalError
 from robal.studies import MLflow, Place, Tracker, compare, mirrored, watch
 from robal.studies.schedule import Local
+from tiny_runs import main_ends
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow uses what SQLAlchemy deprecates
 
