@@ -87,7 +87,7 @@ def read_plan(
             raise PlanError([f"{path} is a folder, not a plan file; {advice}"]) from None
         except UnicodeDecodeError as error:
             raise PlanError([f"{path} is no plan file: it should be UTF-8 text ({error})"]) from None
-        layers.append(read_yaml(text, str(path)))
+        layers.append(nested(read_yaml(text, str(path))))
     overrides = list(overrides)
     keys = {override.partition("=")[0].strip() for override in overrides}
     both = sorted(key for key in keys if key.endswith("epochs") and key.removesuffix("epochs") + "budget" in keys)
@@ -249,6 +249,8 @@ def merge(old: Any, new: Any) -> Any:
     """
     if isinstance(old, dict) and "name" in old and isinstance(new, str):
         new = {"name": new}
+    if isinstance(old, str) and isinstance(new, Mapping):  # `acquisition: DRE`, then `acquisition.bins: 5`
+        old = {"name": old}
     if not isinstance(old, dict) or not isinstance(new, Mapping):
         return new
     is_component = "name" in old and "held_out" not in old  # a data source has a name too, and keeps its settings

@@ -184,6 +184,11 @@ def test_an_alias_of_the_same_component_keeps_its_settings_too() -> None:
     assert plan.acquisition == DRE(bins=7)
 
 
+def test_a_name_alone_keeps_its_place_when_its_settings_follow(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("acquisition: DRE\nacquisition.bins: 5\n")
+    assert read_plan(tmp_path / "plan.yaml").acquisition == DRE(bins=5)
+
+
 def test_a_component_with_settings_replaces_another_whole() -> None:
     plan = read_plan(None, ["acquisition.bins=7", "acquisition={name: DRE, stratify: true}"])
     assert plan.acquisition == DRE(bins=7, stratify=True)
