@@ -877,10 +877,10 @@ def retrain_command(
     model
         The function that builds your network (`module:function`), or one of robal's networks. `--model LeNet5`
     train
-        What the model was trained on, with labels: a known data set, a folder of images by class, or an .npz file.
-        `--train mnist`
+        What the model was trained on, with labels: a known data set, a folder of images by class, an .npz file, or a
+        .parquet file. `--train mnist`
     images
-        The new images: a folder, an .npz file, or a known data set; the same name as --train means its test split.
+        The new images: named as --train is, with labels or without; the same name means its test split.
         `--images new/`
     weights
         The model: a safetensors file of the network's tensors, or a run's model.safetensors; without it one is trained
@@ -975,8 +975,8 @@ def evaluate_command(
     weights
         A safetensors file of the network's tensors, or a run's model.safetensors. `--weights w.safetensors`
     data
-        What to evaluate on: a known data set (its test split), a folder of images by class, or an .npz file.
-        `--data mnist`
+        What to evaluate on: a known data set, a folder of images by class, an .npz file, or a .parquet file; its test
+        split where it has one. `--data mnist`
     threat
         What the adversary may do: `--threat linf:8/255`, `--threat l2:0.5`, `--threat l1:10`; else the run's.
     attacks
@@ -986,7 +986,7 @@ def evaluate_command(
         Other threats, which the model was perhaps not trained for: each is attacked by Monitor without Square, or by
         PGD with 50 steps and 5 restarts where that knows it not. `--also l2:2,linf:0.1`
     outside
-        Images of something else, of the same shape (a data set, a folder or an .npz file): how well low confidence
+        Images of something else, of the same shape (named as for `--data`): how well low confidence
         tells them from the test images. `--outside fashion-mnist`
     images
         How many images, the first ones; a claim needs at least 1,000. `--images 5000`

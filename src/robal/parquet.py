@@ -466,6 +466,7 @@ def in_memory(path: Path | str) -> Dataset:
         test_images,
         test_labels,
         files=pool.files_at(pool.rows),
+        test_files=pool.files_at(tests.rows),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robal.acquisition import Acquisition, Score, needs_of
 from robal.acquisition.acquisition import choose_with_scores
 from robal.candidates import Candidates
-from robal.datasets import Dataset, load, load_folder
+from robal.datasets import Dataset, load_folder
 from robal.engines import Engine, Local
 from robal.errors import DataMissing, InputError
 from robal.files import write_csv
@@ -27,6 +27,7 @@ from robal.plans import read_component, read_network
 from robal.pool import UNLABELLED, Pool
 from robal.scores import entropy
 from robal.seeds import generator
+from robal.source import read_whole
 from robal.threats import parse, with_threat
 from robal.training.tensors import load_tensors, snapshots_in
 
@@ -224,7 +225,7 @@ def read_images(
         by_class = inside <= set(names)
         dataset = load_folder(root, resize=resize, classes=names if by_class else None, labelled=by_class)
     else:
-        dataset = load(images, folder, resize=resize)
+        dataset = read_whole(images, folder, resize)
     if not (names or dataset.classes):
         raise InputError(f"{dataset.name} names no classes: give --classes 10, or --classes cat,dog")
     return dataset, names or dataset.classes

@@ -127,11 +127,7 @@ class Source:
 
     def read(self, name: str, classes: tuple[str, ...] | None = None) -> Dataset:
         """A data set whole, in memory. Raises DataError and InputError as `robal.datasets.load`."""
-        if not is_parquet(name):
-            return load(name, self.folder or None, resize=self.resize, classes=classes)
-        if self.resize:
-            raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
-        return in_memory(name)
+        return read_whole(name, self.folder or None, self.resize, classes)
 
     def keeps_out(self, folder: Path) -> None:
         """Refuse a folder for results among the images: its pictures would become some of them."""
@@ -145,6 +141,21 @@ class Source:
         folder = absolute(self.folder)
         name, train, test = (_located(one) for one in (self.name, self.train, self.test))
         return replace(self, folder=folder, name=name, train=train, test=test)
+
+
+def read_whole(
+    name: str, folder: Path | str | None = None, resize: int | None = None, classes: tuple[str, ...] | None = None
+) -> Dataset:
+    """A data set by its name, or a Parquet pool, whole, in memory.
+
+    Raises:
+        DataError, InputError: as `robal.datasets.load`, and for a Parquet pool that should be resized.
+    """
+    if not is_parquet(name):
+        return load(name, folder, resize=resize, classes=classes)
+    if resize:
+        raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
+    return in_memory(name)
 
 
 def _located(name: str) -> str:

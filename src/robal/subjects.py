@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robal.attacks import PGD, Attack, AutoAttack, Square
-from robal.datasets import Dataset, load
+from robal.datasets import Dataset
 from robal.errors import InputError
 from robal.folder import RunFolder
 from robal.images import InMemory
@@ -19,6 +19,7 @@ from robal.plans import read_component
 from robal.records import plan_of
 from robal.seeds import generator
 from robal.selection import built_network, read_images, renumbered
+from robal.source import read_whole
 from robal.threats import Threat, parse
 from robal.training import Trained
 
@@ -81,7 +82,9 @@ def of_model(
 ) -> Subject:
     """Any model, on a data set's test split; where there is none, on all labelled images in random order."""
     if data is None:
-        raise InputError("say what to evaluate on: --data mnist, a folder of images by class, or an .npz file")
+        raise InputError(
+            "say what to evaluate on: --data mnist, a folder of images by class, an .npz or a .parquet file"
+        )
     dataset, names = read_images(data, folder, resize, classes)
     if dataset.test_images is not None and dataset.test_labels is not None:
         pixels, labels = dataset.test_images, dataset.test_labels
@@ -104,7 +107,7 @@ def read_outsiders(name: str, folder: Path | None, subject: Subject, seed: int) 
     Raises:
         InputError: for images of another shape, or none; DataError as `load`.
     """
-    dataset: Dataset = load(name, folder, resize=subject.resize)
+    dataset: Dataset = read_whole(name, folder, subject.resize)
     pixels = dataset.test_images
     if pixels is None:
         pixels = dataset.images[_shuffled(torch.arange(len(dataset.images)), seed)]

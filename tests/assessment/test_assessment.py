@@ -18,6 +18,7 @@ from robal.cli import evaluate_command, main
 from robal.errors import InputError, RunFolderError
 from robal.evaluation import clean, under_attack
 from robal.loop import run
+from robal.pool_files import build_pool
 from robal.report import evaluation_page
 from robal.subjects import split_list
 from robal.threats import L2, Linf
@@ -174,6 +175,28 @@ def test_classes_named_in_another_order_keep_their_images(
         classes="j,i,h,g,f,e,d,c,b,a", out=tmp_path / "out", checks=False,
     )  # fmt: skip
     assert outcome["clean"] == clean(lenet, digits[0][:200], digits[1][:200]).accuracy > 0.8
+
+
+def test_a_pool_on_disk_is_evaluated_as_the_folder_it_was_built_from(
+    weights: Path, digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    for number in range(60):
+        place = tmp_path / "digits" / str(int(digits[1][number]))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits[0][number, 0].numpy()).save(place / f"{number}.png")
+    build_pool(str(tmp_path / "digits"), tmp_path / "digits.parquet")
+    folder, pool = (
+        evaluate_files(
+            model="LeNet5", weights=weights, data=str(tmp_path / name), threat="linf:0.1", attacks="fgsm",
+            outside=str(tmp_path / name), out=tmp_path / f"{name}-out", checks=False,
+        )[0]
+        for name in ("digits", "digits.parquet")
+    )  # fmt: skip
+    assert folder["about"]["images"] == pool["about"]["images"] == 60
+    assert folder["clean"] == pool["clean"] > 0.8
+    assert folder["per_class"] == pool["per_class"]
+    assert folder["attacks"]["FGSM"]["accuracy"] == pool["attacks"]["FGSM"]["accuracy"]
+    assert folder["outside"]["images"] == pool["outside"]["images"] == 60
 
 
 def test_two_attacks_of_one_name_are_refused(lenet: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from small_networks import SMALL, build
 from robal.cli import main
 from robal.datasets import load
 from robal.errors import InputError
+from robal.pool_files import build_pool
 from robal.retraining import apfd, rank_from_files
 
 NAMES = ",".join("0123456789")
@@ -68,6 +69,26 @@ def test_the_order_is_that_of_the_score_and_faults_are_marked(here: Path, capsys
     for name in ("order.png", "order-faults.png"):
         with Image.open(here / name) as picture:
             assert min(picture.size) > 60
+
+
+@pytest.mark.parametrize("stored", ["a folder", "a pool on disk"])
+def test_a_test_split_of_files_is_ordered_with_their_names(here: Path, stored: str) -> None:
+    for split in ("train", "test"):
+        for label in range(10):
+            (here / f"both/{split}/{label}").mkdir(parents=True)
+            pixels = np.random.default_rng([label, split == "test"]).integers(0, 255, (8, 8), "uint8")
+            Image.fromarray(pixels).save(here / f"both/{split}/{label}/one.png")
+    images = "both"
+    if stored == "a pool on disk":
+        build_pool("both", here / "both.parquet")
+        images = "both.parquet"
+    size = ["--resize", "8"] if images == "both" else []
+    with pytest.raises(SystemExit) as stop:
+        main(["rank", "--model", SMALL, "--weights", "weights.safetensors", *size, "--images", images])
+    assert stop.value.code == 0
+    found = rows(here / "order.csv")
+    assert {row["file"] for row in found} == {f"test/{label}/one.png" for label in range(10)}
+    assert all(row["file"] == f"test/{row['true']}/one.png" for row in found)
 
 
 def test_equal_commands_give_equal_files_and_another_seed_another_random_order(here: Path) -> None:

@@ -24,6 +24,7 @@ class Dataset:
         test_labels: [T] int64 in [0, K), every one known, or None.
         sources: file name -> md5, where one was checked.
         files: N names of the images, where each is a file, relative to their folder.
+        test_files: T names of the test images, likewise.
 
     Raises:
         InputError: naming the first thing that cannot be right.
@@ -37,6 +38,7 @@ class Dataset:
     test_labels: Tensor | None = None
     sources: dict[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_images(self.images, f"the images of {self.name}")

@@ -147,14 +147,22 @@ def load_folder(
     pixels = _read(files, resize)
     labels = torch.tensor([label for part in listed for _, label in part], dtype=torch.int64)
     count = len(listed[0])
-    relative = tuple(file.relative_to(root).as_posix() for file in files[:count])
+    relative = tuple(file.relative_to(root).as_posix() for file in files)
     if not split:
         return Dataset(root.resolve().name, pixels, labels, names, files=relative)
     if bool((labels[count:] < 0).any()):
         stray = files[count + int((labels[count:] < 0).nonzero()[0])]
         raise InputError(f"{stray} lies in no class folder; every test image needs a class")
-    test = (pixels[count:], labels[count:])
-    return Dataset(root.resolve().name, pixels[:count], labels[:count], names, *test, files=relative)
+    return Dataset(
+        root.resolve().name,
+        pixels[:count],
+        labels[:count],
+        names,
+        test_images=pixels[count:],
+        test_labels=labels[count:],
+        files=relative[:count],
+        test_files=relative[count:],
+    )
 
 
 @dataclass(frozen=True)

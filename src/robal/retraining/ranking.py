@@ -244,7 +244,9 @@ def _tested(
             dataset, names = read_images(images, folder, resize, said)
         offered = Offered(dataset.name, InMemory(dataset.images), dataset.labels, dataset.classes, dataset.files)
         if dataset.test_images is not None and dataset.test_labels is not None:
-            tests = Offered(dataset.name, InMemory(dataset.test_images), dataset.test_labels, dataset.classes)
+            tests = Offered(
+                dataset.name, InMemory(dataset.test_images), dataset.test_labels, dataset.classes, dataset.test_files
+            )
     if tests is None and is_trained_on:
         raise InputError(f"{offered.name} has no test images: name others than the model was trained on by --images")
     return tests or offered, names
