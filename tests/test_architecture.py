@@ -56,7 +56,7 @@ GROUPS: list[tuple[str, ...]] = [
         "assessment",
     ),
     ("report",),
-    ("export", "doctor"),
+    ("export", "doctor", "methods"),
     ("labelling",),
     ("presets",),
     ("retraining",),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json as json_module
 import os
+import shutil
 import sys
+import textwrap
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -1071,6 +1073,33 @@ def presets_command(name: str | None = None) -> None:
         return
     for known in presets.names():
         print(f"{known:26} {presets.summary(known)}")
+
+
+@app.command(name="methods", group=HERE)
+def methods_command(name: str | None = None) -> None:
+    """List what a plan may name: acquisition functions, objectives, attacks, networks and more; or explain one of them.
+
+    For example:
+
+    - `robal methods`
+    - `robal methods acquisition`
+    - `robal methods DRE` (what it does, its settings, what to write in a plan, its source)
+
+    Parameters
+    ----------
+    name
+        A method, or a setting of the plan that names one.
+    """
+    from robal.methods import PLACES, described, listed
+
+    if name is not None and name not in PLACES:
+        print(described(name), end="")
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for place, found in listed(name).items():
+        print(f"{place}=")
+        for one, says in sorted(found.items(), key=lambda pair: pair[0].lower()):
+            print(textwrap.fill(f"  {one:21} {says}", width, subsequent_indent=24 * " "))
 
 
 @app.command(name="doctor", group=HERE)
