@@ -15,7 +15,7 @@ ROOT = Path(robal.__file__).parent
 # From the bottom up; a module imports only from groups below its own, or from its own group when that is one package
 # or stands in one line of files that are read from left to right.
 GROUPS: list[tuple[str, ...]] = [
-    ("errors", "seeds", "progress", "files", "memory", "learning_curves", "wilson"),
+    ("errors", "seeds", "progress", "files", "machine", "learning_curves", "wilson"),
     ("networks", "datasets"),
     ("threats", "augmentations"),
     ("engines",),

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from robal import __version__
 from robal.errors import AwaitingLabels, PlanError, RobalError
-from robal.memory import keep_freed_memory
+from robal.machine import keep_freed_memory, processors
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should not
     from robal.data import Data
@@ -249,11 +249,11 @@ def compare_command(
     said = with_data(read_yaml(read_text(study), str(study)), data)
     folder = out or Path("runs") / study.stem
     if plan:
-        Console().print(table_of(costs_of(said, folder), workers or _processors()))
+        Console().print(table_of(costs_of(said, folder), workers or processors()))
         return
     if scheduler == "local" and (address or gpus):
         raise PlanError(["--address and --gpus are for Ray: add --scheduler ray"])
-    many = OnRay(address, workers, gpus) if scheduler == "ray" else Local(workers or _processors())
+    many = OnRay(address, workers, gpus) if scheduler == "ray" else Local(workers or processors())
     raise SystemExit(_study(said, folder, many, track))
 
 
@@ -343,9 +343,9 @@ def reproduce_command(
         )
     for said, folder in studies:
         if plan:
-            Console().print(table_of(costs_of(said, folder), workers or _processors()))
+            Console().print(table_of(costs_of(said, folder), workers or processors()))
         else:
-            codes.append(_study(said, folder, Local(workers or _processors())))
+            codes.append(_study(said, folder, Local(workers or processors())))
     if left_out:
         print(f"robal: left out: {'; '.join(left_out)}", file=sys.stderr)
         codes.append(2)
@@ -1412,10 +1412,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def main(arguments: list[str] | None = None) -> None:

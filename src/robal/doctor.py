@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from robal.machine import processors
+
 # Extras of those who work on robal itself.
 _FOR_DEVELOPERS = ("dev", "docs")
 _ROOM = 2**30  # bytes: a run keeps a model a round
@@ -98,7 +100,7 @@ def _machine() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processors()
     capability = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
     yield Finding(

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
 import threading
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from robal.datasets import BROKEN, Dataset, channels_of
 from robal.errors import DataCorrupt, DataMissing, InputError, RobalError
 from robal.files import whole
 from robal.images import unit
+from robal.machine import processors
 from robal.near_duplicates import alike, drift, groups_of, perceived
 
 Split = Literal["pool", "test"]
@@ -449,7 +449,7 @@ def _bytes_of(group: Tensor | list[bytes]) -> int:
 @cache
 def decoders() -> ThreadPoolExecutor:
     """Threads that decode: pillow works without Python's lock."""
-    return ThreadPoolExecutor(os.cpu_count(), "robal-decodes")
+    return ThreadPoolExecutor(processors(), "robal-decodes")
 
 
 def in_memory(path: Path | str) -> Dataset:

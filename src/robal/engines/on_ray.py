@@ -17,6 +17,7 @@ from robal.engines.local import Batches, TileFunction
 from robal.engines.shards import Job, Shard, check_sizes, mapped, one_by_one
 from robal.errors import InputError, RobalError
 from robal.files import absolute
+from robal.machine import processors
 from robal.progress import say
 
 _TRIES = 4  # of one shard, before the work is given up
@@ -179,7 +180,7 @@ def connected(address: str, workers: int | None) -> Any:
         return ray
     # Ray warns of how it will treat processors without GPUs one day, unless this says how
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    here = max(workers or 1, os.cpu_count() or 1)
+    here = max(workers or 1, processors())
     where: dict[str, Any] = {"address": address} if address else {"num_cpus": here, "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)

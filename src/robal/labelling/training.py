@@ -14,7 +14,7 @@ from typing import Any
 
 from robal.errors import AwaitingLabels, RobalError
 from robal.loop import rounds
-from robal.memory import keep_freed_memory
+from robal.machine import keep_freed_memory
 from robal.progress import heard_by, quiet
 from robal.records import plan_of
 from robal.report import report

@@ -19,7 +19,7 @@ from robal.errors import AwaitingLabels
 from robal.files import write
 from robal.folder import RunFolder
 from robal.loop import rounds
-from robal.memory import keep_freed_memory
+from robal.machine import keep_freed_memory
 from robal.oracles import FURTHER
 from robal.plan import Plan
 from robal.progress import quiet

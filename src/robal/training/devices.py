@@ -18,6 +18,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from robal.errors import InputError, PlanError, RobalError
+from robal.machine import processors
 from robal.networks import home_of
 from robal.objectives import Batch
 from robal.progress import heard_by, quiet, track
@@ -113,7 +114,7 @@ class Group:
 def check_devices(count: int, model: nn.Module) -> None:
     """Refuse more processes than there are GPUs, or processors. Raises InputError."""
     on_gpu = home_of(model).type == "cuda"
-    there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    there = torch.cuda.device_count() if on_gpu else processors()
     if count > there:
         raise InputError(f"recipe.devices={count}, and there are {there} {'GPUs' if on_gpu else 'processors'}")
 

@@ -1,11 +1,17 @@
-"""How the C library treats memory that torch frees."""
+"""The machine: how many processors are ours, and how its C library treats memory that torch frees."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _TRIM, _MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+
+
+def processors() -> int:
+    """How many this process may use, which in a container is often fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> bool:

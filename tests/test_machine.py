@@ -32,5 +32,5 @@ def _faults(asked: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_training_steps_cost_few_page_faults_where_freed_memory_is_kept() -> None:
-    kept = _faults("from robal.memory import keep_freed_memory\nassert keep_freed_memory()")
+    kept = _faults("from robal.machine import keep_freed_memory\nassert keep_freed_memory()")
     assert 5 * kept < _faults("")
