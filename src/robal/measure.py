@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
-from robal.evaluation import clean, probabilities, seconds_needed, under_attack
+from robal.evaluation import clean, fitting, probabilities, seconds_needed, under_attack
 from robal.learning_curves import FEWEST, fitted
 from robal.plan import Plan, Validation, name_of
 from robal.pool import NONE_OF_THESE, SKIPPED, Examples
@@ -248,7 +248,7 @@ def _measured(
     seed = stream(plan.seed, *(() if what == "test" else (what,)), "evaluate", number)
     for images, attacks in parts:
         count = min(images, total) if what == "test" else total
-        first = known[:count]
+        first, attacks = known[:count], tuple(fitting(attack, verdicts.classes) for attack in attacks)
         some, theirs, clean_of = inputs[:count][first], labels[:count][first], verdicts.correct[: int(first.sum())]
         if not len(theirs):
             continue

@@ -8,7 +8,6 @@ import torch
 
 from robal.acquisition import needs_of, proxy_in
 from robal.acquisition.acquisition import parts_of
-from robal.attacks import AutoAttack
 from robal.data import Data
 from robal.errors import InputError
 from robal.networks import head_makes_logits
@@ -22,11 +21,10 @@ def check(plan: Plan, data: Data) -> None:
 
     Raises:
         InputError: fewer than two classes, a pool smaller than the budget, labels that are not there, images that the
-            network does not take, nothing to choose the best epoch by, AutoAttack standard with fewer than four
-            classes, and the like.
+            network does not take, nothing to choose the best epoch by, and the like.
     """
     device_of(plan.device)
-    for one in (_threat, _images, _answers, _choice, _networks, _shares, _attacks):
+    for one in (_threat, _images, _answers, _choice, _networks, _shares):
         one(plan, data)
 
 
@@ -48,11 +46,13 @@ def _images(plan: Plan, data: Data) -> None:
         )
     candidates = data.pool.candidates
     if plan.budget + plan.audit_images > len(candidates):
+        each = (len(candidates) - plan.audit_images) // (2 * (plan.rounds + 1))  # half of them are chosen from
+        advice = f", as in start.labels={each} per_round={each}" if each else ""
         audit = f"{plan.audit_images} for the audit, " if plan.audit_images else ""
         raise InputError(
             f"the plan asks for {plan.budget + plan.audit_images} labels ({audit}{plan.start.labels} at the start, "
             f"{plan.rounds} rounds of {plan.per_round}) and the pool holds {len(candidates)} images; lower rounds "
-            "or per_round"
+            f"or per_round{advice}"
         )
     if plan.start.labels == 0 and data.known is None:
         raise InputError(
@@ -172,16 +172,3 @@ def _shares(plan: Plan, data: Data) -> None:
             "stop goes by an accuracy on validation images: set validation.bought_share=0.1, and leave "
             "validation.measure=loss out"
         )
-
-
-def _attacks(plan: Plan, data: Data) -> None:
-    """That the attacks can be carried out on so many classes."""
-    if data.test is None and not plan.audit_images:
-        return
-    for when in ("each_round", "at_end"):
-        for attack in getattr(plan.evaluation, when):
-            if isinstance(attack, AutoAttack) and attack.version == "standard" and len(data.classes) < 4:
-                raise InputError(
-                    f"AutoAttack standard needs at least 4 classes and there are {len(data.classes)}; "
-                    f"add evaluation.{when}='[{{name: AutoAttack, version: reduced}}]'"
-                )

@@ -21,6 +21,7 @@ from robal.datasets import known_name
 from robal.engines import Local
 from robal.errors import InputError, PlanError, did_you_mean
 from robal.plan import Plan
+from robal.training import PoolTraining, Recipe
 
 # What a field of the plan may hold by name, and the package whose exports are the names.
 COMPONENTS: dict[Any, types.ModuleType] = {
@@ -348,7 +349,21 @@ def _completed(kind: Any, key: str, part: Any) -> Any:
     return merge(encode(default), part) if is_dataclass(default) else part
 
 
+def _fitting_teacher(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A pool's teacher for which no cost is said takes at most a quarter of the recipe's budget."""
+    pool, budget = recipe.get("pool"), recipe.get("budget")
+    if pool == PoolTraining.__name__:
+        pool = {}
+    teacher = pool.get("teacher", {}) if isinstance(pool, Mapping) else None
+    if not isinstance(teacher, Mapping) or {"budget", "epochs"} & set(teacher) or not isinstance(budget, int):
+        return recipe
+    most = min(budget // 4, PoolTraining().teacher.budget or budget)
+    return merge({**recipe, "pool": pool}, {"pool": {"teacher": {"budget": most}}})
+
+
 def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
+    if value == kind.__name__:
+        value = {}  # a name alone, as of a component
     if not isinstance(value, Mapping):
         mistakes.append(f"{where or 'the plan'}: must be a mapping (key: value), not {value!r}")
         return None
@@ -358,6 +373,8 @@ def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     settings = {}
     if "name" not in names and value.get("name") == kind.__name__:
         value = {key: part for key, part in value.items() if key != "name"}  # said, though there is no choice
+    if kind is Recipe:
+        value = _fitting_teacher(value)
     for key, part in value.items():
         inner = f"{where}.{key}" if where else str(key)
         if key not in names:

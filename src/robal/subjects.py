@@ -86,6 +86,7 @@ def of_model(
             "say what to evaluate on: --data mnist, a folder of images by class, an .npz or a .parquet file"
         )
     dataset, names = read_images(data, folder, resize, classes)
+    apart = dataset.test_images is not None and dataset.test_labels is not None
     if dataset.test_images is not None and dataset.test_labels is not None:
         pixels, labels = dataset.test_images, dataset.test_labels
     else:
@@ -95,7 +96,7 @@ def of_model(
         raise InputError(f"{dataset.name} has no labelled image to evaluate on")
     labels = renumbered(labels, dataset, names)
     built = built_network(model, weights, InMemory(pixels).shape, len(names), device)
-    about = {"model": model, "weights": str(weights or ""), "data": dataset.name}
+    about = {"model": model, "weights": str(weights or ""), "data": dataset.name, "test_split": apart}
     return Subject(built, pixels, labels, names, about, Path("evaluation"), resize=resize)
 
 

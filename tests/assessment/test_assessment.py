@@ -19,7 +19,7 @@ from robal.errors import InputError, RunFolderError
 from robal.evaluation import clean, under_attack
 from robal.loop import run
 from robal.pool_files import build_pool
-from robal.report import evaluation_page
+from robal.report import evaluation, evaluation_page
 from robal.subjects import split_list
 from robal.threats import L2, Linf
 from tiny_runs import tiny_plan
@@ -160,6 +160,7 @@ def test_images_that_lie_class_by_class_are_drawn_from_all(weights: Path, tmp_pa
         images=60, out=tmp_path / "out", checks=False,
     )  # fmt: skip
     assert min(outcome["per_class"]["images"]) > 0
+    assert any("no test split" in sentence for sentence in evaluation.remarks(outcome))
 
 
 def test_classes_named_in_another_order_keep_their_images(

@@ -189,6 +189,20 @@ def test_a_name_alone_keeps_its_place_when_its_settings_follow(tmp_path: Path) -
     assert read_plan(tmp_path / "plan.yaml").acquisition == DRE(bins=5)
 
 
+@pytest.mark.parametrize("pool", ["recipe.pool=PoolTraining", "recipe.pool={}", "recipe.pool.confidence=0.9"])
+def test_the_pool_can_be_trained_on_by_one_setting_for_any_data(pool: str) -> None:
+    recipe = read_plan(None, ["data.name=photos/", pool]).recipe
+    assert recipe.budget == 150_000
+    assert recipe.pool is not None
+    assert recipe.pool.teacher == replace(PoolTraining().teacher, budget=37_500)
+    assert read_plan(None, ["data.name=photos/", pool, "recipe.budget=8_000_000"]).recipe.pool == replace(
+        recipe.pool, teacher=PoolTraining().teacher
+    )
+    said = read_plan(None, ["data.name=photos/", pool, "recipe.pool.teacher.budget=9"]).recipe.pool
+    assert said is not None
+    assert said.teacher.budget == 9
+
+
 def test_a_component_with_settings_replaces_another_whole() -> None:
     plan = read_plan(None, ["acquisition.bins=7", "acquisition={name: DRE, stratify: true}"])
     assert plan.acquisition == DRE(bins=7, stratify=True)
@@ -508,7 +522,7 @@ def test_other_data_than_the_digits_do_not_get_the_teacher_that_was_chosen_for_t
     assert read_plan(None, ["dataset=mnist"]) == plan
     for same in ("dataset=digits", "data.name=Digits", "data.train_images=100"):
         assert read_plan(None, [same]).recipe == Plan().recipe
-    asked = read_plan(tmp_path / "plan.yaml", ["recipe.budget=2000000", "recipe.pool.share=0.5"]).recipe
+    asked = read_plan(tmp_path / "plan.yaml", ["recipe.budget=4000000", "recipe.pool.share=0.5"]).recipe
     assert asked.pool == PoolTraining(share=0.5)
     taught = read_plan(None, ["dataset=mnist", "recipe.pool.teacher.budget=50000"]).recipe.pool
     assert taught is not None

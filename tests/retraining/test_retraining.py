@@ -195,15 +195,6 @@ def test_new_images_may_lack_classes(here: Path) -> None:
     assert sorted([*found.hidden[:3].tolist(), *found.test.labels.tolist()]) == sorted(labels)
 
 
-def test_two_classes_are_attacked_by_the_reduced_autoattack(here: Path) -> None:
-    both = np.load("old.npz")
-    two = both["labels"] < 2
-    np.savez(here / "two.npz", images=both["images"][two], labels=both["labels"][two])
-    plan, data = retraining_plan(SMALL, "two.npz", "two.npz")
-    check(plan, data)
-    assert "AutoAttack-reduced" in [attack.label for attack in plan.evaluation.each_round]
-
-
 def test_the_options_are_fields_of_the_plan(here: Path) -> None:
     given = {"weights": Path("weights.safetensors"), "threat": "linf:0.1", "budget": "7"}
     plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", acquisition="Margin", **given)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from robal.evaluation.certified import Sandwich, certified, linear_radius, sandw
 from robal.evaluation.checks import check_defence
 from robal.evaluation.classwise import Classwise, classwise, confusion
 from robal.evaluation.corruptions import CORRUPTIONS, corrupt, under_corruptions
-from robal.evaluation.ledger import Ledger, evaluate_attack
+from robal.evaluation.ledger import Ledger, evaluate_attack, fitting
 from robal.evaluation.model_checks import Finding
 from robal.evaluation.reliability import Reliability, out_of_distribution, probabilities, reliability
 
@@ -25,6 +25,7 @@ __all__ = [
     "confusion",
     "corrupt",
     "evaluate_attack",
+    "fitting",
     "linear_radius",
     "out_of_distribution",
     "predict",

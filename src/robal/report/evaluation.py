@@ -37,6 +37,11 @@ def remarks(outcome: Mapping[str, Any]) -> list[str]:
     said = [
         f"Worst class: {worst}, {1 - robust['worst']:.1%} robust (average over classes {1 - robust['average']:.1%})."
     ]
+    if not about.get("test_split", True):
+        said.append(
+            f"{about['data']} has no test split, so all its labelled images were drawn from: figures on images "
+            "that the model was trained on say nothing."
+        )
     if "AutoAttack" not in outcome["attacks"]:
         said.append("AutoAttack standard was not run: these figures support no claim.")
     elif about["images"] < 1000:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robal import presets
 from robal.acquisition import Acquisition, Crafted
-from robal.attacks import PGD, Attack, AutoAttack
+from robal.attacks import PGD, Attack
 from robal.data import Data
 from robal.errors import InputError, PlanError
 from robal.oracles import CSVFile
@@ -124,10 +124,8 @@ def _share(budget: str, data: Data) -> int:
 
 
 def _measured(asked: Evaluation, threat: Threat, data: Data) -> Evaluation:
-    """Beside what is asked for a norm that nothing was crafted for; AutoAttack as it is for few classes."""
+    """Beside what is asked for a norm that nothing was crafted for."""
     attacks = list(asked.each_round)
-    if len(data.classes) < 4:
-        attacks = [replace(one, version="reduced") if isinstance(one, AutoAttack) else one for one in attacks]
     root = math.sqrt(math.prod(data.images.shape[1:]))
     to = threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root
     eps = float(f"{to:.2g}")
