@@ -79,7 +79,14 @@ DATA = Group("Data", sort_key=4)
 HERE = Group("What is here", sort_key=5)
 app = App(
     name="robal",
-    help="Robust active learning: which images to label so that the model stands up to adversarial examples.",
+    help="""Robust active learning: which images to label so that the model stands up to adversarial examples.
+
+    For example:
+
+    - `robal run` (the embedded example, about three minutes)
+    - `robal run data.name=photos/ --out runs/photos`
+    - `robal report runs/photos`
+    """,
     version=__version__,
     help_format="markdown",
     group_commands=Group("Also", sort_key=6),
@@ -89,21 +96,39 @@ data_app = App(
     name="data",
     group_commands="Commands",
     group=DATA,
-    help="Data sets: what is known, what is here, and how to get it.",
+    help="""Data sets: what is known, what is here, and how to get it.
+
+    For example:
+
+    - `robal data list`
+    - `robal data fetch mnist --data ~/data`
+    """,
 )
 app.command(data_app)
 pool_app = App(
     name="pool",
     group_commands="Commands",
     group=DATA,
-    help="Pools on disk: many images in one Parquet file, read as they are needed.",
+    help="""Pools on disk: many images in one Parquet file, read as they are needed.
+
+    For example:
+
+    - `robal pool build photos/ photos.parquet --resize 64`
+    - `robal pool add january/ photos.parquet`
+    """,
 )
 app.command(pool_app)
 labels_app = App(
     name="labels",
     group_commands="Commands",
     group=RUNS,
-    help="The labels of a run out and in: CSV, JSON, folders of images.",
+    help="""The labels of a run out and in: CSV, JSON, folders of images.
+
+    For example:
+
+    - `robal labels export runs/mine labels.csv`
+    - `robal labels suspects runs/mine`
+    """,
 )
 app.command(labels_app)
 
@@ -1084,13 +1109,14 @@ def methods_command(name: str | None = None) -> None:
     - `robal methods`
     - `robal methods acquisition`
     - `robal methods DRE` (what it does, its settings, what to write in a plan, its source)
+    - `robal methods recipe.pool` (a part of the plan)
 
     Parameters
     ----------
     name
-        A method, or a setting of the plan that names one.
+        A method; a setting of the plan that names one; or a part of the plan.
     """
-    from robal.methods import PLACES, described, listed
+    from robal.methods import PARTS, PLACES, described, listed
 
     if name is not None and name not in PLACES:
         print(described(name), end="")
@@ -1100,6 +1126,8 @@ def methods_command(name: str | None = None) -> None:
         print(f"{place}=")
         for one, says in sorted(found.items(), key=lambda pair: pair[0].lower()):
             print(textwrap.fill(f"  {one:21} {says}", width, subsequent_indent=24 * " "))
+    if name is None:
+        print(f"Parts of a plan: {', '.join(PARTS)}")
 
 
 @app.command(name="doctor", group=HERE)

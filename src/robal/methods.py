@@ -9,7 +9,9 @@ import yaml
 
 from robal import acquisition, attacks, engines, networks, objectives, oracles, threats, training
 from robal.errors import PlanError, did_you_mean
+from robal.plan import Evaluation, Meta, Relabel, Start, Stop, Validation
 from robal.plans import COMPONENTS, encode, known
+from robal.source import Source
 
 PLACES: dict[str, Any] = {
     "acquisition": acquisition.Acquisition,
@@ -25,6 +27,19 @@ PLACES: dict[str, Any] = {
     "engine": engines.Engine,
 }
 """Setting of a plan -> the kind of what it names."""
+PARTS: dict[str, type] = {
+    "data": Source,
+    "start": Start,
+    "recipe": training.Recipe,
+    "recipe.pool": training.PoolTraining,
+    "validation": Validation,
+    "meta": Meta,
+    "relabel": Relabel,
+    "evaluation": Evaluation,
+    "stop": Stop,
+}
+"""Setting of a plan -> what it consists of, where there is nothing to choose between."""
+_ATTACKS = "evaluation.each_round, validation.attack, and recipe.objective.attack where the objective takes one"
 
 
 def listed(place: str | None = None) -> dict[str, dict[str, str]]:
@@ -34,25 +49,29 @@ def listed(place: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def described(name: str) -> str:
-    """The docstring of a method, and what to write in a plan, with every setting and its default.
+    """The docstring of a method or of a part of a plan, and what to write in one, with every setting and its default.
 
     Args:
-        name: as exported, or an alias such as `entropy`, in whatever case.
+        name: as exported, or an alias such as `entropy`, in whatever case; or the setting, for a part.
 
     Raises:
         PlanError: for a name that nothing has.
     """
-    names = {one: (place, of) for place, kind in PLACES.items() for one, of in known(kind).items()}
+    names = {part.__name__: (place, part) for place, part in PARTS.items()}
+    names |= {one: (place, of) for place, kind in PLACES.items() for one, of in known(kind).items()}
     aliases = {alias: to for package in COMPONENTS.values() for alias, to in getattr(package, "ALIASES", {}).items()}
     exported = {one.lower(): one for one in names} | {alias.lower(): to for alias, to in aliases.items()}
+    exported |= {place: part.__name__ for place, part in PARTS.items()}
     found = names.get(exported.get(name.lower(), ""))
     if found is None:
-        raise PlanError([f"{name!r} is unknown; {did_you_mean(name, {*names, *PLACES})}"])
+        hint = did_you_mean(name, {*names, *PLACES, *PARTS})
+        raise PlanError([f"{name!r} is unknown; {hint if hint.startswith('did') else '`robal methods` lists all'}"])
     place, component = found
     plan: Any = encode(component())
     for word in reversed(place.split(".")):
         plan = {word: {"name": "CAAT", **plan} if word == "objective" and "weighing" in plan else plan}
-    return f"{_doc(component)}\n\nIn a plan:\n\n{yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)}"
+    also = f"\nAlso in {_ATTACKS}.\n" if place == "evaluation.at_end" else ""
+    return f"{_doc(component)}\n\nIn a plan:\n\n{yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)}{also}"
 
 
 def _doc(component: type) -> str:

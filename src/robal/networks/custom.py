@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,7 +164,13 @@ def load_weights(model: nn.Module, path: Path, head_may_differ: bool = False) ->
     except SafetensorError as error:
         raise DataCorrupt(f"weights: {str(path)!r} is no safetensors file: {error}") from error
     except RuntimeError as error:
-        raise InputError(f"weights: {str(path)!r} is of another network: {' '.join(str(error).split())}") from error
+        differing = re.findall(r"size mismatch for (\S+): .*?torch.Size\((.*?)\).*?torch.Size\((.*?)\)", str(error))
+        said = [f"{name} is {there} in the file and {here} in the network" for name, there, here in differing]
+        advice = (
+            "; where these are the classes, name as many by --classes or data.classes" if len(said) in (1, 2) else ""
+        )
+        what = f"{_some(said)}{advice}" if said else " ".join(str(error).split())
+        raise InputError(f"weights: {str(path)!r} is of another network: {what}") from error
     if missing or unexpected:
         raise InputError(
             f"weights: {str(path)!r} is of another network: "

@@ -297,14 +297,17 @@ def _training(record: RunRecord) -> list[str]:
         how = "natural training, without adversarial examples"
     elif objective.get("name") == "Adversarial":
         how = f"adversarial training against {component(objective.get('attack') or 'its attack')}"
-    with_ = [
-        f"{recipe[key]} {word}"
-        for key, word in (("epochs", "epochs"), ("batch_size", "images a batch"))
-        if key in recipe
-    ]
+    budget, pool = whole(recipe.get("budget")), mapping(recipe.get("pool"))
+    with_ = [f"{budget:,} gradient evaluations a round"] if budget else []
+    with_ += [f"{recipe['epochs']} epochs"] if "epochs" in recipe and not budget else []
+    with_ += [f"{recipe['batch_size']} images a batch"] if "batch_size" in recipe else []
     with_ += [component(recipe["optimiser"])] if "optimiser" in recipe else []
     who = component(plan["network"]) if plan.get("network") else "The network"
     said = [f"{who} is trained by {how}" + (f"; {', '.join(with_)}" if with_ else "") + "."] if recipe else []
+    if pool:
+        said.append(
+            "A standard teacher, trained on the labels bought, names the rest of the pool, which is trained on too."
+        )
     if "warm_start" in recipe:
         said.append("Each round goes on from the last model." if recipe["warm_start"] else "Each round starts afresh.")
     return said + ([f"The adversary may move every image by {under}{after}."] if under else [])
