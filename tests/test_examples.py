@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 def test_the_example_runs_and_says_something(path: Path, tmp_path: Path) -> None:
     allowed = ["-W", "ignore:Please import:DeprecationWarning"]  # foolbox, of scipy
     command = [sys.executable, "-W", "error", *allowed, str(path)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60  # processor seconds
