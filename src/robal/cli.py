@@ -1353,9 +1353,11 @@ def fetch_command(name: str, *, data: Path | None = None) -> None:
 
 def _carry_out(plan: Plan, data: Data, folder: Path, json: bool) -> None:
     from robal.loop import rounds
+    from robal.plan_checks import check
     from robal.progress import display, quiet
     from robal.report import report, table
 
+    check(plan, data)  # before a folder is named that will not be there
     console = Console(quiet=json)
     said = (
         f"{data.about}\n{data.classes_in_words}\nThreat: {plan.threat}, of intensities in [0, 1]\nRun folder: {folder}"

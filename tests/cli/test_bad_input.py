@@ -252,6 +252,8 @@ def test_a_pool_smaller_than_the_budget(robal: Any, tmp_path: Path) -> None:
     said = robal("run", *SMALL, "rounds=4", "per_round=9", "--out", "run")
     assert said.code == 2
     assert "asks for 44 labels (8 at the start, 4 rounds of 9) and the pool holds 40 images" in said.sentence
+    assert "as in start.labels=4 per_round=4" in said.sentence
+    assert "Run folder" not in said.out
     assert nothing_begun(tmp_path / "run")
 
 
