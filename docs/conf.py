@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from docutils import nodes
-from jupyter_client.connect import ConnectionFileMixin
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
@@ -49,7 +48,6 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_merge_streams = True
-ConnectionFileMixin.transport.default_value = "ipc"  # sockets of this machine; each kernel warns of TCP
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

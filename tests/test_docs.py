@@ -112,4 +112,6 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run([*command, ".", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "index.html").exists()
+    for page in (tmp_path / "docs/methods").glob("*.html"):
+        assert "$" not in page.read_text(), f"{page.name} has a formula that was not set"  # as by | inside a table
     assert "<math" in (tmp_path / "docs/methods/acquisition.html").read_text()
