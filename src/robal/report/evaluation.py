@@ -158,8 +158,9 @@ def confusion_figure(outcome: Mapping[str, Any]) -> Drawing:
                 text = f"{int(counts[row, column])}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
             places = range(len(names)) if few else []
-            axes.set_xticks(places, [str(name)[:8] for name in names] if few else [])
-            axes.set_yticks(places, [str(name)[:8] for name in names] if few else [])
+            short = [str(name)[:8] for name in names] if few else []
+            axes.set_xticks(places, short, rotation=90 if len("".join(short)) > 36 else 0)
+            axes.set_yticks(places, short)
             axes.set(title=title, xlabel="predicted", ylabel="true")
         return draw("confusion", "Confusion matrices, clean and under all attacks together.", figure)
 
