@@ -179,6 +179,7 @@ def test_the_score_of_the_objective_stands_beside_the_loss(tmp_path: Path, data:
     assert last["auroc"]["distrust"] != last["auroc"]["loss"]
 
 
+@pytest.mark.slow
 def test_at_flipped_labels_caat_weighs_anti_adversaries_more_than_at_clean_ones(data: Data) -> None:
     """Taught by a clean meta set; untaught, its first weights know next to nothing of it."""
     examples, wrong = noisy(data, 600, 0.2)

@@ -46,6 +46,7 @@ def test_what_it_costs_and_how_it_grows() -> None:
     assert grown.attack == PGD(3, threat=Linf(0.05))
 
 
+@pytest.mark.slow
 def test_training_by_it_certifies_what_adversarial_training_does_not(tiny_digits: tuple[Tensor, Tensor]) -> None:
     images, labels = tiny_digits
     start, bought = Trained(convnet(classes=10).eval()), Examples.of(images, labels)
