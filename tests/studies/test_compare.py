@@ -45,6 +45,14 @@ def test_the_runs_of_a_grid_are_what_each_is_alone(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+def test_runs_end_seed_by_seed_where_nothing_is_shared(tmp_path: Path) -> None:
+    """Stopped half-way, a study has pairs to compare."""
+    grid = {"start.labels": [10, 12], "seed": 2}
+    place = Place.begun(tmp_path / "study", said(plan=TINY | {"rounds": 0}, grid=grid))
+    ended = [name for name, _ in carry_out(place, workers=1)]
+    assert ended == [cell(place, **{"start.labels": labels, "seed": s}).name for s in "01" for labels in ("10", "12")]
+
+
 def test_a_run_that_fails_is_told_of_and_tried_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "breaking.py"
     module.write_text(

@@ -402,6 +402,8 @@ def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> 
     assert len(place.study.cells) == 2 * 4 + 10 * 2
     assert dict(cell(place, acquisition="Random", seed="3").labels) == {"acquisition": "Random", "seed": "3"}
     assert len(written(folder, joined(folder, about.study(seeds=2))).study.cells) == 28
+    assert len(joined(folder, about.study(only=["Random"], seeds=1))["grid"]) == 2  # that is a part of what is there
+    assert len(joined(folder, about.study(seeds=4))["grid"]) == 1  # and this is the whole of it
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

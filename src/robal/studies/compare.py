@@ -20,7 +20,7 @@ from robal.folder import RunFolder, is_over
 from robal.plans import read_yaml
 from robal.studies.reproduce import reproduction
 from robal.studies.schedule import Scheduler, carried_out
-from robal.studies.study import Cell, Primary, Study, study_of
+from robal.studies.study import Cell, Primary, Study, holds, study_of
 from robal.studies.work import FAILED, Job
 
 FILE = "study.yaml"
@@ -164,8 +164,13 @@ After = Callable[[Job, str], list[Job]]  # of a job that has ended, and what wen
 
 
 def jobs_of(place: Place, standings: Mapping[str, Standing], data: str) -> tuple[list[Job], After]:
-    """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it."""
+    """What is left to do at once, and what may follow a job: runs of one round 0 wait until one has computed it.
+
+    Seed by seed: differences are paired by seed, so a study that is stopped early says most.
+    """
+    seeds = place.study.axes["seed"]
     left = [cell for cell in place.study.cells if standings[cell.name].status not in ("finished", "damaged")]
+    left.sort(key=lambda cell: seeds.index(cell.labels["seed"]))
     groups: dict[str, list[Cell]] = {}
     for cell in left:
         groups.setdefault(cell.start or cell.name, []).append(cell)
@@ -251,15 +256,21 @@ def compare(place: Place, scheduler: Scheduler) -> Iterator[Progress]:
 
 
 def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
-    """A study that joins the one in a folder, where it differs from it by its grid: with both grids."""
+    """A study that joins the one in a folder, where it differs from it by its grid: with both grids.
+
+    A grid that another holds whole (fewer seeds of the same) is named once.
+    """
     if not is_study(folder):
         return dict(said)
     old = read_yaml((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
     if any(old.get(key) != said.get(key) for key in ("preset", "plan", "reproduces")):
         return dict(said)
     grids, wanted = (one["grid"] if isinstance(one["grid"], list) else [one["grid"]] for one in (old, said))
-    more = [grid for grid in wanted if grid not in grids]
-    return {**old, "grid": [*grids, *more], **({"primary": said["primary"]} if "primary" in said else {})}
+    both = [
+        *(grid for grid in grids if not any(holds(wide, grid) for wide in wanted)),
+        *(grid for grid in wanted if not any(holds(wide, grid) and not holds(grid, wide) for wide in grids)),
+    ]
+    return {**old, "grid": both, **({"primary": said["primary"]} if "primary" in said else {})}
 
 
 def with_data(said: Mapping[str, Any], data: Path | None) -> dict[str, Any]:

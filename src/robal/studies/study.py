@@ -186,6 +186,16 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     return Study(tuple(cells.values()), names, primary, measures, reproduces)
 
 
+def holds(wide: Mapping[str, Any], grid: Mapping[str, Any]) -> bool:
+    """Whether all runs of a grid are runs of another.
+
+    >>> holds({"acquisition": ["DRE", "Random"], "seed": 6}, {"acquisition": ["Random"], "seed": 2})
+    True
+    """
+    both = [{axis: _values(axis, values, "") for axis, values in one.items()} for one in (wide, grid)]
+    return set(wide) == set(grid) and all(both[1][axis].items() <= both[0][axis].items() for axis in grid)
+
+
 def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list[Cell]:
     """The product of some axes.
 
