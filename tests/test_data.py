@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from robal.data import Data, Split
-from robal.datasets import Dataset, load
+from robal.datasets import Dataset, load, load_folder
 from robal.errors import InputError
-from robal.images import InMemory
+from robal.images import InMemory, files_at
+from robal.new_images import beside
 from robal.source import Source
 
 CLASSES = ("a", "b", "c", "d")
@@ -168,6 +169,28 @@ def test_a_folder_of_images_becomes_data(tmp_path: Path) -> None:
     assert data.classes == ("dog", "cat")
     assert len(data.images) == 14
     assert data.images.shape == (1, 8, 8)
+
+
+def test_every_image_keeps_the_name_of_its_file(tmp_path: Path) -> None:
+    """However images are split, drawn or made rare: the name says which grey the file has."""
+    for number in range(60):
+        folder = tmp_path / ("bright" if number % 3 else "dark")
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), 4 * number).save(folder / f"{number}.png")
+    data = Data.from_folder(tmp_path)
+    assert data.validation is not None
+    assert data.test is not None
+    rare = data.imbalanced(2)
+    assert len(rare.images) < len(data.images)
+    dataset = load_folder(tmp_path)
+    retrained = beside(dataset, dataset)
+    for images in (data.images, data.validation.images, data.test.images, rare.images, retrained.images):
+        every = torch.arange(len(images))
+        names, pixels = files_at(images, every), images.at_rest(every)
+        assert len(names) == len(images)
+        for name, image in zip(names, pixels, strict=True):
+            assert not name or int(image[0, 0, 0]) == 4 * int(Path(name).stem)
+    assert "" in files_at(retrained.images, torch.arange(len(retrained.images)))  # those the model was trained on
 
 
 def test_digits_become_data() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from robal.errors import InputError
-from robal.images import Images, InMemory, Joined, check_pixels, picture, unit
+from robal.images import Images, InMemory, Joined, MapStyle, check_pixels, files_at, picture, unit
 
 GREY = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(4, 1, 1, 1)
 
@@ -102,3 +102,10 @@ def test_images_of_different_shapes_are_not_joined() -> None:
         Joined((InMemory(GREY), InMemory(torch.zeros(1, 1, 2, 2))))
     with pytest.raises(InputError, match="none"):
         Joined(())
+
+
+def test_images_that_were_files_know_their_names() -> None:
+    pixels = torch.zeros(3, 1, 2, 2)
+    assert files_at(InMemory(pixels, ("a.png", "b/c.png", "d.png")), torch.tensor([2, 0])) == ("d.png", "a.png")
+    assert files_at(InMemory(pixels), torch.tensor([2, 0])) == ()
+    assert files_at(MapStyle([pixels[0]]), torch.tensor([0])) == ()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robal.datasets import Dataset, from_arrays, load_folder
 from robal.errors import InputError
-from robal.images import Images, InMemory
+from robal.images import Images, InMemory, files_at
 from robal.parquet import ParquetImages
 from robal.pool import UNLABELLED, Pool, check_labels
 from robal.seeds import generator
@@ -198,14 +198,15 @@ class Data:
         if held_out_images < 0 or any(count is not None and count < 1 for count in (train_images, test_images)):
             raise InputError("held_out_images must be 0 or more, train_images and test_images at least 1")
         dataset.check_enough_classes()
-        train, cut = _first(dataset.images, dataset.labels, train_images, seed, "training")
+        train, cut = _first(Part(dataset.images, dataset.labels, dataset.files), train_images, seed, "training")
         tests = None
         if dataset.test_images is not None and dataset.test_labels is not None:
-            tests, test_cut = _first(dataset.test_images, dataset.test_labels, test_images, seed, "test")
+            given = Part(dataset.test_images, dataset.test_labels, dataset.test_files)
+            tests, test_cut = _first(given, test_images, seed, "test")
             cut += test_cut
         pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
         return cls(
-            InMemory(pool.images),
+            InMemory(pool.images, pool.files),
             pool.labels if bool((pool.labels >= 0).any()) else None,
             validation.split(),
             test.split(),
@@ -276,7 +277,7 @@ class Data:
         how = f"imbalanced ({profile}, factor {factor:g}): {told}"
         return replace(
             self,
-            images=InMemory(self.images.at_rest(chosen)),
+            images=InMemory(self.images.at_rest(chosen), files_at(self.images, chosen)),
             hidden=hidden[chosen],
             about=f"{self.about.removesuffix('.')}; of the pool {len(chosen):,} images stay, {how}.",
         )
@@ -372,17 +373,19 @@ def _bytes(values: Tensor) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Images [N, C, H, W] and labels [N] int64 that belong together, on the way to a split."""
+    """Images [N, C, H, W], labels [N] int64 and names of files that belong together, on the way to a split."""
 
     images: Tensor
     labels: Tensor
+    files: tuple[str, ...] = ()
 
     def take(self, positions: Tensor) -> Part:
         """Those at `positions`; a view, not a copy, where the positions follow each other."""
+        files = tuple(self.files[position] for position in positions.tolist()) if self.files else ()
         if len(positions) and bool((positions.diff() == 1).all()):
             run = slice(int(positions[0]), int(positions[-1]) + 1)
-            return Part(self.images[run], self.labels[run])
-        return Part(self.images[positions], self.labels[positions])
+            return Part(self.images[run], self.labels[run], files)
+        return Part(self.images[positions], self.labels[positions], files)
 
     def without(self, positions: Tensor) -> Part:
         rest = torch.ones(len(self.labels), dtype=torch.bool)
@@ -390,17 +393,16 @@ class Part:
         return self.take(rest.nonzero().flatten())
 
     def split(self) -> Split | None:
-        return Split(InMemory(self.images), self.labels) if len(self.labels) else None
+        return Split(InMemory(self.images, self.files), self.labels) if len(self.labels) else None
 
 
 _Parts = tuple[Part, Part, Part, str]  # pool, validation, test, and how they came about
 
 
-def _first(images: Tensor, labels: Tensor, count: int | None, seed: int, what: str) -> tuple[Part, str]:
-    part = Part(images, labels)
-    if count is None or count >= len(labels):
+def _first(part: Part, count: int | None, seed: int, what: str) -> tuple[Part, str]:
+    if count is None or count >= len(part.labels):
         return part, ""
-    chosen, how = _run(labels, count, "first", seed, what)
+    chosen, how = _run(part.labels, count, "first", seed, what)
     return part.take(chosen), f"of the {what} images {how} are used; "
 
 

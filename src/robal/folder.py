@@ -190,14 +190,16 @@ class RunFolder:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write(self.path / "metrics.jsonl", text)
 
-    def save_query(self, number: int, indices: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
-        """Write `query.csv` of a round: the absolute indices in order of choice, and the labels."""
-        rows = enumerate(zip(indices.tolist(), labels.tolist(), strict=True))
-        write_csv(
-            self.round(number) / "query.csv",
-            ["order", "index", "label", "class"],
-            ([order, index, label, classes[label] if label >= 0 else ""] for order, (index, label) in rows),
-        )
+    def save_query(
+        self, number: int, indices: Tensor, labels: Tensor, classes: tuple[str, ...], files: tuple[str, ...] = ()
+    ) -> None:
+        """Write `query.csv` of a round: the absolute indices in order of choice, the labels, and names of files."""
+        rows = [
+            [order, index, label, classes[label] if label >= 0 else "", *files[order : order + 1]]
+            for order, (index, label) in enumerate(zip(indices.tolist(), labels.tolist(), strict=True))
+        ]
+        columns = ["order", "index", "label", "class", *(["file"] if files else [])]
+        write_csv(self.round(number) / "query.csv", columns, rows)
 
     def _database(self) -> AbstractContextManager[sqlite3.Connection]:
         return transaction(self.path / "state.sqlite")

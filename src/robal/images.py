@@ -41,6 +41,7 @@ class InMemory:
     """
 
     pixels: Tensor
+    files: tuple[str, ...] = ()  # N names of the files that they came from; none where they were no files
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)
@@ -58,6 +59,9 @@ class InMemory:
 
     def at_rest(self, indices: Tensor) -> Tensor:
         return self.pixels[indices.to(self.pixels.device)]
+
+    def files_at(self, indices: Tensor) -> tuple[str, ...]:
+        return tuple(self.files[index] for index in indices.tolist()) if self.files else ()
 
 
 class MapStyle:
@@ -158,6 +162,12 @@ class Joined:
         for here, pixels in zip(rows, found, strict=True):
             joined[here] = pixels.cpu()
         return joined
+
+
+def files_at(images: Images, indices: Tensor) -> tuple[str, ...]:
+    """The names of the files that the images at `indices` came from; () where they were no files."""
+    found = getattr(images, "files_at", None)
+    return () if found is None else found(indices)
 
 
 def unit(pixels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from robal.candidates import Candidates
 from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
+from robal.images import files_at
 from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept
 from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
 from robal.networks import load_weights
@@ -284,7 +285,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     if len(classes) > len(data.classes):
         row["new_classes"] = list(classes[len(data.classes) :])
     trained.save(scratch / "model.safetensors")
-    place.save_query(number, question, answers, classes)
+    place.save_query(number, question, answers, classes, files_at(data.images, question))
     names = [classes[label] if label >= 0 else "–" for label in answers.tolist()]
     if len(question):
         contact_sheet(scratch / "query.png", data.images, question, names, most=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -38,15 +39,16 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
             where most of the new images are known ones, or most of the test is in the pool.
     """
     classes, is_one = trained_on.classes, new is trained_on
-    before, after = _labelled(Part(trained_on.images, trained_on.labels)), Part(new.images, new.labels)
+    before = _labelled(Part(trained_on.images, trained_on.labels, trained_on.files))
+    after = Part(new.images, new.labels, new.files)
     if not len(before.labels):
         raise InputError(f"{trained_on.name} has no labelled image, and a model was trained on some")
     if is_one and new.test_images is not None and new.test_labels is not None:
-        after = Part(new.test_images, new.test_labels)
+        after = Part(new.test_images, new.test_labels, new.test_files)
     elif is_one:
         before, after = _drawn(before, len(before.labels) // 2, seed, "trained on")
     else:
-        after = Part(after.images, in_classes(new, new.labels, classes))
+        after = replace(after, labels=in_classes(new, new.labels, classes))
     test, how = _tests(trained_on, new, tests, is_one)
     tests_new = test is None and len(after.labels) > 1 and bool((after.labels >= 0).all())
     if tests_new:
@@ -80,7 +82,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     parts = [after.images, before.images]
     images = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
     return Data(
-        InMemory(images),
+        InMemory(images, (*after.files, *[""] * len(before.labels)) if after.files else ()),
         torch.cat([after.labels, before.labels]) if bool((after.labels >= 0).any()) else None,
         None,
         None if test is None else test.split(),

@@ -367,9 +367,9 @@ class ParquetImages:
         pairs = np.frombuffer(base64.b64decode(said), "<i8").astype(np.int64).reshape(-1, 2)
         return groups_of(torch.from_numpy(pairs), count)
 
-    def files_at(self, rows: Tensor) -> tuple[str, ...]:
+    def files_at(self, indices: Tensor) -> tuple[str, ...]:
         """The names of the files that images came from; () where they were none."""
-        files = tuple(self.column("file")[rows.numpy()].tolist())
+        files = tuple(self.column("file")[self.rows[indices].numpy()].tolist())
         return files if any(files) else ()
 
     def rows_in(self, split: Split) -> Tensor:
@@ -456,17 +456,18 @@ def in_memory(path: Path | str) -> Dataset:
     """All of a file as a data set in memory, its test split apart. Raises DataError as `ParquetImages`."""
     pool = ParquetImages(path)
     tests, test_images, test_labels = pool.at(pool.rows_in("test")), None, None
+    every, every_test = torch.arange(len(pool)), torch.arange(len(tests))
     if len(tests):
-        test_images, test_labels = tests.at_rest(torch.arange(len(tests))), tests.labels
+        test_images, test_labels = tests.at_rest(every_test), tests.labels
     return Dataset(
         pool.manifest.name,
-        pool.at_rest(torch.arange(len(pool))),
+        pool.at_rest(every),
         pool.labels,
         pool.classes,
         test_images,
         test_labels,
-        files=pool.files_at(pool.rows),
-        test_files=pool.files_at(tests.rows),
+        files=pool.files_at(every),
+        test_files=tests.files_at(every_test),
     )
 
 

@@ -17,7 +17,7 @@ from robal.datasets import Dataset, load_folder
 from robal.engines import Engine, Local
 from robal.errors import DataMissing, InputError
 from robal.files import write_csv
-from robal.images import Images, InMemory
+from robal.images import Images, InMemory, files_at
 from robal.networks import channels_last, load_weights
 from robal.oracles.csv_file import further_columns, parse_label, read_rows
 from robal.parquet import ParquetImages, is_parquet
@@ -41,17 +41,20 @@ class Offered:
         images: N images.
         labels: [N] int64, a position in `classes`; -1 where no label is known.
         classes: the K names; empty where nobody named any.
-        files: N names, where images are files.
     """
 
     name: str
     images: Images
     labels: Tensor
     classes: tuple[str, ...]
-    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """N names, where images are files."""
+        return files_at(self.images, torch.arange(len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +87,14 @@ class Selection:
         Columns: order, index, file (where images are files), predicted, entropy, score (empty where there is none),
         and label, to be filled in: `robal select --labelled` and the oracle `CSVFile` read index and label.
         """
-        named = bool(self.dataset.files)
+        files = files_at(self.dataset.images, self.indices)
         rows: list[list[object]] = []
         for order, index in enumerate(self.indices.tolist()):
-            file = [self.dataset.files[index]] if named else []
+            file = [files[order]] if files else []
             score = "" if self.scores is None or self.scores[order].isnan() else f"{self.scores[order].item():.6g}"
             predicted = self.classes[self.predicted[order]]
             rows.append([order, index, *file, predicted, f"{self.entropies[order].item():.4f}", score, ""])
-        columns = ["order", "index", *(["file"] if named else []), "predicted", "entropy", "score", "label"]
+        columns = ["order", "index", *(["file"] if files else []), "predicted", "entropy", "score", "label"]
         write_csv(path, columns, rows)
         sheet = path.with_suffix(".png")
         titles = [str(index) for index in self.indices.tolist()]
@@ -180,8 +183,8 @@ def offered_by(
     """
     if not is_parquet(images):
         dataset, names = read_images(images, folder, resize, said)
-        memory = InMemory(dataset.images)
-        return Offered(dataset.name, memory, dataset.labels, dataset.classes, dataset.files), names
+        memory = InMemory(dataset.images, dataset.files)
+        return Offered(dataset.name, memory, dataset.labels, dataset.classes), names
     if resize is not None:
         raise InputError("a Parquet pool is used as it is: resize by `robal pool build`")
     stored = ParquetImages(images)
@@ -189,7 +192,7 @@ def offered_by(
     names = classes if said is None else named_classes(said)
     if not names:
         raise InputError(f"{images} names no classes: give --classes 10, or --classes cat,dog")
-    return Offered(stored.manifest.name, stored, stored.labels, classes, stored.files_at(stored.rows)), names
+    return Offered(stored.manifest.name, stored, stored.labels, classes), names
 
 
 def named_classes(said: str) -> tuple[str, ...]:
@@ -283,7 +286,8 @@ def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Offere
         DataMissing: for a CSV file that is not there.
     """
     found: dict[int, int] = {}
-    number_of = {name: number for number, name in enumerate(dataset.files)}
+    files = dataset.files
+    number_of = {name: number for number, name in enumerate(files)}
     for path in paths:
         if not path.is_file():
             raise DataMissing(f"there is no file {path}; it should have the columns index and label")
@@ -292,7 +296,7 @@ def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Offere
             if not text:
                 continue
             number = index
-            if "file" in columns and dataset.files:
+            if "file" in columns and files:
                 file = further[index][columns.index("file")]
                 if file not in number_of:
                     raise InputError(f"{path}: image {index} is the file {file!r}, which {dataset.name} does not have")

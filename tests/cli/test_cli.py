@@ -260,11 +260,18 @@ def test_photographs_without_labels_go_from_a_folder_to_a_model(robal: Any, tmp_
     assert said.code == 3
     assert "(dark, bright; or skip, none)" in said.sentence
     path = tmp_path / "run/labels.csv"
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    assert header == "index,file,label"
+    assert sorted(lines) == sorted(f"{index},{index}.png," for index, _ in read_rows(path))
     labels = [(index, "bright" if index > 5 else "dark") for index, _ in read_rows(path)]
     path.write_text("index,label\n" + "".join(f"{index},{label}\n" for index, label in labels), encoding="utf-8")
     done = robal("resume", "run")
     assert done.code == 0, done.err
     assert "round 0: 6 labels, no test images" in done.out
+    assert f"{labels[0][0]}.png" in (tmp_path / "run/rounds/000/query.csv").read_text(encoding="utf-8")
+    assert robal("labels", "export", "run", "all.csv").code == 0
+    index, label = labels[0]
+    assert f"\n{index},{index}.png,{label},0," in (tmp_path / "all.csv").read_text(encoding="utf-8")
     assert (tmp_path / "run/rounds/000/model.safetensors").exists()
 
 

@@ -101,12 +101,21 @@ def test_a_file_from_a_spreadsheet_may_begin_with_a_mark(path: Path) -> None:
     assert ask(path, 6, 5) == [0, 1]
 
 
+def test_files_are_named_beside_their_label(path: Path) -> None:
+    path.write_text("index,label,note\n2,dog,clear\n99,dog,\n")
+    pool = Pool.unlabelled(InMemory(torch.zeros(3, 1, 2, 2), ("a.png", "b.png", "c.png")), ("cat", "dog"))
+    for _ in range(2):
+        with pytest.raises(AwaitingLabels):
+            CSVFile(str(path))(pool, torch.tensor([2, 0]), 0)
+        assert path.read_text() == "index,file,label,note\n2,c.png,dog,clear\n99,,dog,\n0,a.png,,\n"
+
+
 def test_columns_that_a_person_added_stay(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfnote,label,index\r\nclear,dog,5\r\n,,6\r\n")
     assert ask(path, 5) == [1]
     with pytest.raises(AwaitingLabels):
         ask(path, 5, 6, 8)
-    assert path.read_text() == "index,label,note\n5,dog,clear\n6,,\n8,\n"
+    assert path.read_text() == "index,label,note\n5,dog,clear\n6,,\n8,,\n"
     assert ask(path, 5) == [1]
 
 

@@ -10,6 +10,7 @@ import torch
 from robal.errors import InputError
 from robal.files import write_csv
 from robal.folder import RunFolder
+from robal.images import files_at
 from robal.labelling.exchange import keep_labels, read_run
 from robal.loop import load, tidy
 from robal.oracles import Judgement, answer_of
@@ -23,8 +24,8 @@ from robal.suspects import quality, queue
 def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path | None = None) -> str:
     """Write the bought training labels that look wrong to a CSV file, the worst first, and a picture beside it.
 
-    Columns: index, label (empty, to be filled in), given, suggested (the likeliest class by models that never saw the
-    image), quality (the probability of the given label).
+    Columns: index, file (where images are files), label (empty, to be filled in), given, suggested (the likeliest class
+    by models that never saw the image), quality (the probability of the given label).
 
     Raises:
         InputError: for a name that is not .csv, or too few labels.
@@ -43,11 +44,13 @@ def doubted(folder: Path, out: Path, most: int = 100, folds: int = 3, data: Path
     scores, wrong = quality(probs, examples.labels)
     worst = queue(probs, examples.labels, most).tolist()
     classes, rows, titles = state.pool.classes, [], []
-    for place in worst:
+    files = files_at(state.pool.images, examples.origin[worst])
+    for order, place in enumerate(worst):
         given, suggested = classes[examples.labels[place]], classes[int(probs[place].argmax())]
-        rows.append([int(examples.origin[place]), "", given, suggested, f"{scores[place].item():.4f}"])
+        file = [files[order]] if files else []
+        rows.append([int(examples.origin[place]), *file, "", given, suggested, f"{scores[place].item():.4f}"])
         titles.append(f"{given}? {suggested}")
-    write_csv(out, ["index", "label", "given", "suggested", "quality"], rows)
+    write_csv(out, ["index", *(["file"] if files else []), "label", "given", "suggested", "quality"], rows)
     told = f"{int(wrong.sum())} of {len(examples)} labels look wrong; {len(worst)} of them, the worst first: {out}"
     if worst:
         sheet = out.with_suffix(".png")

@@ -13,7 +13,7 @@ from robal.datasets.files import SUFFIXES
 from robal.errors import InputError, RunFolderError
 from robal.files import whole, write, write_csv
 from robal.folder import RunFolder
-from robal.images import picture
+from robal.images import files_at, picture
 from robal.loop import load
 from robal.oracles import Judgement, Page, People, standing
 from robal.oracles.csv_file import parse_label, read_rows
@@ -25,8 +25,9 @@ from robal.records import plan_of
 def exported(folder: Path, out: Path, data: Path | None = None) -> str:
     """Write the labels of a run to a file or folder, by the name: .csv, .json, or a new folder; what was written.
 
-    CSV: one row an image, as `taken_in` and `oracle=CSVFile` read it. JSON: all judgements, those taken back too.
-    Folder: class/INDEX.png, and images whose label is awaited beside the class folders. People may label meanwhile.
+    CSV: one row an image, with the name of its file where it is one, as `taken_in` and `oracle=CSVFile` read it.
+    JSON: all judgements, those taken back too. Folder: class/INDEX.png, and images whose label is awaited beside the
+    class folders. People may label meanwhile.
 
     Raises:
         RunFolderError: where nothing can be written, or a folder is not empty.
@@ -39,7 +40,7 @@ def exported(folder: Path, out: Path, data: Path | None = None) -> str:
     classes = (*source.classes, *place.judgements.new_classes())
     if out.suffix == ".csv":
         keep_labels(out, {row["index"]: row["label"] for row in rows})
-        columns = ["index", "label", "round", "who", "at"]
+        columns = ["index", *(["file"] if any("file" in row for row in rows) else []), "label", "round", "who", "at"]
         write_csv(out, columns, ([row[name] for name in columns] for row in rows))
     elif out.suffix == ".json":
         write(out, json.dumps({"classes": list(classes), "images": rows}, indent=1, ensure_ascii=False) + "\n")
@@ -104,7 +105,7 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
     number, corrections = 0, place.corrections()
     while (asked := place.question(number)) is not None:
         images = asked[0].tolist()
-        final = place.given(number)
+        final, files = place.given(number), dict(zip(images, files_at(data.images, asked[0]), strict=False))
         settled = place.judgements.settled(images, wanted).labels
         said: dict[int, list[Judgement]] = {}
         for one in place.judgements.about(images):
@@ -119,6 +120,7 @@ def _rows(plan: Plan, data: Data, place: RunFolder) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "index": image,
+                    **({"file": files[image]} if files else {}),
                     "label": "" if label is None else _word(label, names),
                     "round": number,
                     "who": who,

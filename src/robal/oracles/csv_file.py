@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robal.errors import AwaitingLabels, InputError, did_you_mean
 from robal.files import write_csv
+from robal.images import Images, files_at
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
 from robal.progress import say
 
@@ -22,7 +23,8 @@ class CSVFile:
     """Reads labels from a CSV file with the columns `index` and `label`, and writes there what it does not know yet.
 
     A label is a class name or, where no class is so called, its number; "skip" for an image that nobody can tell,
-    "none" for one that belongs to none of the classes.
+    "none" for one that belongs to none of the classes. Where images are files, the column `file` says which, for
+    people; what counts is the index.
 
     Args:
         path: the file; "": `labels.csv`. A relative path is one inside the run folder.
@@ -56,7 +58,7 @@ class CSVFile:
             listed = {index for index, _ in rows}
             new = [(index, "") for index in missing if index not in listed]
             if new:
-                write_rows(path, [*rows, *new])
+                write_rows(path, [*rows, *new], pool.images)
             raise AwaitingLabels(
                 f"{len(missing)} of {len(indices)} images wait for a label: fill in the column `label` of {path} "
                 f"({', '.join(pool.classes[:12])}{', …' if len(pool.classes) > 12 else ''}; or skip, none), "
@@ -89,10 +91,19 @@ def read_rows(path: Path) -> list[tuple[int, str]]:
     return rows
 
 
-def write_rows(path: Path, rows: list[tuple[int, str]]) -> None:
+def write_rows(path: Path, rows: list[tuple[int, str]], images: Images | None = None) -> None:
     """Write the file whole or not at all; further columns that a person added stay with their image."""
     columns, further = further_columns(path)
-    write_csv(path, ["index", "label", *columns], ([index, label, *further.get(index, [])] for index, label in rows))
+    there = [index for index, _ in rows if images is not None and index < len(images)]
+    files = dict(zip(there, () if images is None else files_at(images, torch.tensor(there)), strict=False))
+    named = bool(files) or "file" in columns
+    others = [name for name in columns if name != "file"]
+    table = []
+    for index, label in rows:
+        more = dict(zip(columns, further.get(index, []), strict=False))
+        file = [files.get(index, more.get("file", ""))] if named else []
+        table.append([index, *file, label, *(more.get(name, "") for name in others)])
+    write_csv(path, ["index", *(["file"] if named else []), "label", *others], table)
 
 
 def further_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:

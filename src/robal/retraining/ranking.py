@@ -17,7 +17,7 @@ from robal.datasets import load
 from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.files import write_csv
-from robal.images import InMemory, Joined
+from robal.images import InMemory, Joined, files_at
 from robal.new_images import in_classes
 from robal.parquet import ParquetImages, is_parquet, version_of
 from robal.pictures import contact_sheet
@@ -90,14 +90,14 @@ class Ranking:
         Columns: order, index, file (where images are files), predicted, score (empty where there is none), true and
         fault (1 or 0; both empty where no label is known). Returns the paths of the two pictures.
         """
-        named, table = bool(self.dataset.files), list[list[object]]()
+        files, table = files_at(self.dataset.images, self.indices), list[list[object]]()
         scores = ["" for _ in self.indices] if self.scores is None else [f"{one:.6g}" for one in self.scores.tolist()]
         rows = zip(self.indices.tolist(), self.predicted.tolist(), scores, self.labels.tolist(), strict=True)
         for order, (index, predicted, score, label) in enumerate(rows):
-            file = [self.dataset.files[index]] if named else []
+            file = [files[order]] if files else []
             known = [self.classes[label], int(predicted != label)] if label >= 0 else ["", ""]
             table.append([order, index, *file, self.classes[predicted], score, *known])
-        columns = ["order", "index", *(["file"] if named else []), "predicted", "score", "true", "fault"]
+        columns = ["order", "index", *(["file"] if files else []), "predicted", "score", "true", "fault"]
         write_csv(path, columns, table)
         sheet = path.with_suffix(".png")
         titles = [self.classes[one] for one in self.predicted.tolist()]
@@ -236,17 +236,16 @@ def _tested(
         stored = ParquetImages(images)
         apart = stored.at(stored.rows_in("test"))
         if len(apart):
-            tests = Offered(offered.name, apart, apart.labels, offered.classes, stored.files_at(apart.rows))
+            tests = Offered(offered.name, apart, apart.labels, offered.classes)
     else:
         if known is not None:
             dataset, names = load(images, folder, resize=resize, classes=known), known
         else:
             dataset, names = read_images(images, folder, resize, said)
-        offered = Offered(dataset.name, InMemory(dataset.images), dataset.labels, dataset.classes, dataset.files)
+        offered = Offered(dataset.name, InMemory(dataset.images, dataset.files), dataset.labels, dataset.classes)
         if dataset.test_images is not None and dataset.test_labels is not None:
-            tests = Offered(
-                dataset.name, InMemory(dataset.test_images), dataset.test_labels, dataset.classes, dataset.test_files
-            )
+            memory = InMemory(dataset.test_images, dataset.test_files)
+            tests = Offered(dataset.name, memory, dataset.test_labels, dataset.classes)
     if tests is None and is_trained_on:
         raise InputError(f"{offered.name} has no test images: name others than the model was trained on by --images")
     return tests or offered, names
