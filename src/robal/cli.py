@@ -304,7 +304,7 @@ def reproduce_command(
     - `robal reproduce --list`
     - `robal reproduce dre-table5-mnist --quick --data ~/data` (minutes; nothing can be compared)
     - `robal reproduce dre-table5-mnist --only DRE --only Random --seeds 10 --data ~/data --plan`
-    - `robal reproduce dre-table5-mnist recipe.objective.attack.steps=10 recipe.objective.attack.step_size=0.05`
+    - `robal reproduce dre-table5-mnist recipe.objective.attack.steps=10` (what is changed is said, and nothing compared)
     - `robal reproduce dre-table3 --data ~/data` (all its columns, one study each)
     - `robal reproduce dfal-transfer --quick --data ~/data`
 
@@ -369,6 +369,8 @@ def reproduce_command(
     for said, folder in studies:
         if plan:
             Console().print(table_of(costs_of(said, folder), workers or processors()))
+            print(f"What {said['reproduces']} does otherwise than the paper:")
+            print("\n".join(f"- {one}" for one in reproductions()[said["reproduces"]].deviations))
         else:
             codes.append(_study(said, folder, Local(workers or processors())))
     if left_out:

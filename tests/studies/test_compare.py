@@ -275,7 +275,7 @@ def test_costs_are_what_a_run_will_have_spent(tmp_path: Path, settings: tuple[st
 
 def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(said(plan=TINY | {"rounds": 6})))
+    file.write_text(yaml.safe_dump(said(plan=TINY | {"rounds": 3})))
     robal = str(Path(sys.executable).with_name("robal"))
     words = [robal, "compare", str(file), "--out", str(tmp_path / "out"), "--workers", "1"]
     process = subprocess.Popen(

@@ -62,8 +62,6 @@ _SILENT = ("rounds", "seed", "device", "data.folder")
 _HARMLESS = (
     *_SILENT,
     *("validation.images", "evaluation.images", "evaluation.each_round", "evaluation.each_round_images"),
-    *("recipe.objective.attack.steps", "recipe.objective.attack.step_size"),
-    *("start.recipe.objective.attack.steps", "start.recipe.objective.attack.step_size"),
 )
 
 

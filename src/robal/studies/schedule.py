@@ -159,5 +159,5 @@ def carried_out(
             scheduler.begin(waiting.pop(0))
         ended = scheduler.ended()
         for job, why in ended:
-            waiting += after(job, why)
+            waiting[:0] = after(job, why)  # a seed's runs before the next seed's beginning
         yield ended
