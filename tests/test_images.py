@@ -108,4 +108,6 @@ def test_images_that_were_files_know_their_names() -> None:
     pixels = torch.zeros(3, 1, 2, 2)
     assert files_at(InMemory(pixels, ("a.png", "b/c.png", "d.png")), torch.tensor([2, 0])) == ("d.png", "a.png")
     assert files_at(InMemory(pixels), torch.tensor([2, 0])) == ()
+    with pytest.raises(InputError, match="3 images have 1 file names"):
+        InMemory(pixels, ("a.png",))
     assert files_at(MapStyle([pixels[0]]), torch.tensor([0])) == ()

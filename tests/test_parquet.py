@@ -594,3 +594,16 @@ def test_images_of_more_than_eight_bits_are_left_out_and_listed(photos: Path) ->
     assert said.images["pool"] == 60
     assert [file for file, _ in said.versions[0].broken] == ["cat/deep.png"]
     assert "more than 8 bits" in said.versions[0].broken[0][1]
+
+
+def test_a_pool_that_is_partly_files_names_those(tmp_path: Path, photos: Path) -> None:
+    """Whichever images are asked about, the lists have the same columns."""
+    np.savez(tmp_path / "arrays.npz", images=np.arange(3 * 10 * 12 * 3, dtype=np.uint8).reshape(3, 10, 12, 3))
+    out = tmp_path / "pool.parquet"
+    build_pool(str(tmp_path / "arrays.npz"), out)
+    add_to_pool(str(photos), out)
+    stored = ParquetImages(out)
+    names = stored.files_at(torch.arange(len(stored)))
+    assert names[:3] == ("", "", "")
+    assert all(names[3:])
+    assert stored.files_at(torch.tensor([1])) == ("",)

@@ -304,7 +304,7 @@ def reproduce_command(
     - `robal reproduce --list`
     - `robal reproduce dre-table5-mnist --quick --data ~/data` (minutes; nothing can be compared)
     - `robal reproduce dre-table5-mnist --only DRE --only Random --seeds 10 --data ~/data --plan`
-    - `robal reproduce dre-table5-mnist recipe.objective.attack.steps=10` (what is changed is said, and nothing compared)
+    - `robal reproduce dre-table5-mnist recipe.objective.attack.steps=10` (says what is changed, compares nothing)
     - `robal reproduce dre-table3 --data ~/data` (all its columns, one study each)
     - `robal reproduce dfal-transfer --quick --data ~/data`
 
@@ -449,7 +449,7 @@ def export_command(folder: Path, out: Path, *, data: Path | None = None) -> None
 
     For example:
 
-    - `robal labels export runs/mine labels.csv` (a row an image: its label, who gave it, when)
+    - `robal labels export runs/mine labels.csv` (a row an image: its file, its label, who gave it, when)
     - `robal labels export runs/mine labels.json` (every judgement, those taken back too)
     - `robal labels export runs/mine sorted/` (class/123.png; images that wait for a label beside the class folders)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -41,10 +41,12 @@ class InMemory:
     """
 
     pixels: Tensor
-    files: tuple[str, ...] = ()  # N names of the files that they came from; none where they were no files
+    files: tuple[str, ...] = field(default=(), repr=False)  # N names, where the images are files
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)
+        if self.files and len(self.files) != len(self.pixels):
+            raise InputError(f"{len(self.pixels)} images have {len(self.files)} file names; each has one, or none has")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -165,7 +167,7 @@ class Joined:
 
 
 def files_at(images: Images, indices: Tensor) -> tuple[str, ...]:
-    """The names of the files that the images at `indices` came from; () where they were no files."""
+    """Names of the files that the images at `indices` came from, "" for what is none; () where no image is a file."""
     found = getattr(images, "files_at", None)
     return () if found is None else found(indices)
 

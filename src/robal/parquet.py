@@ -368,9 +368,12 @@ class ParquetImages:
         return groups_of(torch.from_numpy(pairs), count)
 
     def files_at(self, indices: Tensor) -> tuple[str, ...]:
-        """The names of the files that images came from; () where they were none."""
-        files = tuple(self.column("file")[self.rows[indices].numpy()].tolist())
-        return files if any(files) else ()
+        """The names of the files that images came from; () where no image of the pool is a file."""
+        return tuple(self.column("file")[self.rows[indices].numpy()].tolist()) if self._are_files else ()
+
+    @cached_property
+    def _are_files(self) -> bool:
+        return any(self.column("file")[self.rows.numpy()])
 
     def rows_in(self, split: Split) -> Tensor:
         """[n] int64: the rows of a split, ascending."""

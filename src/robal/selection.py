@@ -279,15 +279,17 @@ def renumbered(labels: Tensor, dataset: Offered | Dataset, classes: tuple[str, .
 def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Offered | Dataset) -> dict[int, int]:
     """{image number: class number} of CSV files with the columns index and label, and perhaps file.
 
-    Where the column `file` is there, the file counts: in a folder that has grown since, the numbers have moved.
+    Where the column `file` is there and the image of that number is another file, the file counts: in a folder that has
+    grown since, the numbers have moved.
 
     Raises:
-        InputError: for a number or file that the data set does not have, or an image with two labels.
+        InputError: for a number or file that the data set does not have or has twice, or an image with two labels.
         DataMissing: for a CSV file that is not there.
     """
     found: dict[int, int] = {}
-    files = dataset.files
-    number_of = {name: number for number, name in enumerate(files)}
+    files, numbers_of = dataset.files, dict[str, list[int]]()
+    for number, name in enumerate(files):
+        numbers_of.setdefault(name, []).append(number)
     for path in paths:
         if not path.is_file():
             raise DataMissing(f"there is no file {path}; it should have the columns index and label")
@@ -298,9 +300,12 @@ def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Offere
             number = index
             if "file" in columns and files:
                 file = further[index][columns.index("file")]
-                if file not in number_of:
-                    raise InputError(f"{path}: image {index} is the file {file!r}, which {dataset.name} does not have")
-                number = number_of[file]
+                if file and (index >= len(files) or files[index] != file):
+                    numbers = numbers_of.get(file, [])
+                    if len(numbers) != 1:
+                        what = f"has {len(numbers)} times" if numbers else "does not have"
+                        raise InputError(f"{path}: image {index} is the file {file!r}, which {dataset.name} {what}")
+                    number = numbers[0]
             if number >= len(dataset):
                 raise InputError(f"image {number} is said to be labelled; {dataset.name} has {len(dataset)}, from 0 on")
             label = parse_label(text, classes, f"{path}, image {index}")

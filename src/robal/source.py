@@ -117,11 +117,13 @@ class Source:
         new, tests = named[_located(self.name)], named[_located(self.test)] if self.test else None
         if self.train_images is not None:
             few = slice(self.train_images)
-            first = replace(trained_on, images=trained_on.images[few], labels=trained_on.labels[few])
+            labels, files = trained_on.labels[few], trained_on.files[few]
+            first = replace(trained_on, images=trained_on.images[few], labels=labels, files=files)
             trained_on, new = first, first if new is trained_on else new
         if self.test_images is not None and new.test_images is not None and new.test_labels is not None:
             few = slice(self.test_images)
-            first = replace(new, test_images=new.test_images[few], test_labels=new.test_labels[few])
+            labels, files = new.test_labels[few], new.test_files[few]
+            first = replace(new, test_images=new.test_images[few], test_labels=labels, test_files=files)
             trained_on, new = first if new is trained_on else trained_on, first
         return beside(trained_on, new, tests, self.apart, self.seed)
 

@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robal.acquisition import DRE, MaxEntropy, select
+from robal.errors import InputError
+from robal.images import InMemory
 from robal.networks import LeNet5
 from robal.scores import entropy
-from robal.selection import read_images
+from robal.selection import Offered, read_images, read_labels
 from robal.training import Trained
 
 FACTORY = """
@@ -351,3 +353,15 @@ def test_options_of_ray_need_ray(robal: Any, tmp_path: Path, option: tuple[str, 
     said = robal("select", "--model", "LeNet5", "--images", "digits", "--n", "2", *option)
     assert said.sentence == "--address, --workers and --gpus are for Ray: add --engine ray"
     assert not list(tmp_path.iterdir())
+
+
+def test_where_a_file_lies_twice_in_a_pool_the_number_decides(tmp_path: Path) -> None:
+    """Two folders went into the pool, and both have 1.png; some images never were files."""
+    files = ("1.png", "2.png", "1.png", "", "")
+    offered = Offered("pool", InMemory(torch.zeros(5, 1, 2, 2), files), torch.full((5,), -1), ("cat", "dog"))
+    path = tmp_path / "labels.csv"
+    path.write_text("index,file,label\n0,1.png,cat\n2,1.png,dog\n4,,cat\n3,2.png,dog\n")
+    assert read_labels([path], ("cat", "dog"), offered) == {0: 0, 2: 1, 4: 0, 1: 1}
+    path.write_text("index,file,label\n1,1.png,cat\n")
+    with pytest.raises(InputError, match=r"image 1 is the file '1.png', which pool has 2 times"):
+        read_labels([path], ("cat", "dog"), offered)

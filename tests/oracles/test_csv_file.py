@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from robal.data import Data
 from robal.errors import AwaitingLabels, InputError, RunFolderError
 from robal.images import InMemory
 from robal.oracles import ALIASES, CSVFile, Oracle
+from robal.oracles.csv_file import read_rows
 from robal.plans import known
 from robal.pool import NONE_OF_THESE, SKIPPED, Pool
 
@@ -110,6 +113,14 @@ def test_files_are_named_beside_their_label(path: Path) -> None:
         assert path.read_text() == "index,file,label,note\n2,c.png,dog,clear\n99,,dog,\n0,a.png,,\n"
 
 
+def test_a_column_of_files_that_a_person_filled_in_stays(path: Path) -> None:
+    path.write_text("index,label,file\n2,dog,scan\n1,dog,\n")
+    pool = Pool.unlabelled(InMemory(torch.zeros(3, 1, 2, 2), ("a.png", "b.png", "c.png")), ("cat", "dog"))
+    with pytest.raises(AwaitingLabels):
+        CSVFile(str(path))(pool, torch.tensor([0]), 0)
+    assert path.read_text() == "index,file,label\n2,scan,dog\n1,b.png,dog\n0,a.png,\n"
+
+
 def test_columns_that_a_person_added_stay(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfnote,label,index\r\nclear,dog,5\r\n,,6\r\n")
     assert ask(path, 5) == [1]
@@ -154,3 +165,18 @@ def test_a_disk_that_is_full_costs_nothing_that_was_there(path: Path, monkeypatc
         ask(path, 1, 2)
     assert path.read_text() == "index,label\n1,cat\n"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_any_file_name_fits_into_the_list(path: Path, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, a carriage return, commas and quotes; the list can be read again."""
+    names = [b"caf\xe9.png", b"car\rriage.png", b'a, "b".png', "Käfer.png".encode()]
+    for name in names:
+        Image.new("L", (2, 2)).save(tmp_path / os.fsdecode(name))
+    images = Data.from_folder(tmp_path, classes=("cat", "dog")).images
+    pool = Pool.unlabelled(images, ("cat", "dog"))
+    with pytest.raises(AwaitingLabels):
+        CSVFile(str(path))(pool, torch.arange(4), 0)
+    assert read_rows(path) == [(index, "") for index in range(4)]
+    assert "caf\\udce9.png" in path.read_text(encoding="utf-8")
+    with pytest.raises(AwaitingLabels, match="4 of 4"):
+        CSVFile(str(path))(pool, torch.arange(4), 0)

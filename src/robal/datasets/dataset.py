@@ -46,6 +46,13 @@ class Dataset:
         if len(set(self.classes)) != len(self.classes):
             raise InputError(f"a class of {self.name} is named twice: {', '.join(self.classes)}")
         self._check_classes()
+        for files, images, what in (
+            (self.files, self.images, "images"),
+            (self.test_files, self.test_images, "test images"),
+        ):
+            count = 0 if images is None else len(images)
+            if files and len(files) != count:
+                raise InputError(f"{self.name} has {count} {what} and {len(files)} names of their files")
         if (self.test_images is None) != (self.test_labels is None):
             raise InputError(f"{self.name}: test images and test labels come together; one of them is missing")
         if self.test_images is not None and self.test_labels is not None:

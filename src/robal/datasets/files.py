@@ -127,7 +127,7 @@ def load_folder(
         if not found:
             raise DataMissing(f"{root} holds no images ({', '.join(SUFFIXES)})")
         nothing = torch.full((len(found),), -1)
-        names = tuple(file.relative_to(root).as_posix() for file in found)
+        names = tuple(_inside(file, root) for file in found)
         return Dataset(root.resolve().name, _read(found, resize), nothing, (), files=names)
     split = (root / "train").is_dir() and (root / "test").is_dir()
     roots = (root / "train", root / "test") if split else (root,)
@@ -147,7 +147,7 @@ def load_folder(
     pixels = _read(files, resize)
     labels = torch.tensor([label for part in listed for _, label in part], dtype=torch.int64)
     count = len(listed[0])
-    relative = tuple(file.relative_to(root).as_posix() for file in files)
+    relative = tuple(_inside(file, root) for file in files)
     if not split:
         return Dataset(root.resolve().name, pixels, labels, names, files=relative)
     if bool((labels[count:] < 0).any()):
@@ -163,6 +163,16 @@ def load_folder(
         files=relative[:count],
         test_files=relative[count:],
     )
+
+
+def _inside(file: Path, root: Path) -> str:
+    """A file's name inside a folder, as any list can hold it: bytes that are no UTF-8 and control characters escaped.
+
+    >>> _inside(Path("a/b\\r\\udce9.png"), Path("a"))
+    'b\\\\r\\\\udce9.png'
+    """
+    name = file.relative_to(root).as_posix()
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,7 @@ def walk_folder(path: Path | str, classes: Sequence[str] | None = None) -> tuple
     roots = (root / "train", root / "test") if split else (root,)
     names = tuple(classes) if classes is not None else _class_names(roots)
     found = [
-        Found(file, file.relative_to(root).as_posix(), label, number == 1)
+        Found(file, _inside(file, root), label, number == 1)
         for number, part in enumerate(roots)
         for file, label in _list(part, names)
     ]

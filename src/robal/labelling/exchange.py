@@ -26,8 +26,8 @@ def exported(folder: Path, out: Path, data: Path | None = None) -> str:
     """Write the labels of a run to a file or folder, by the name: .csv, .json, or a new folder; what was written.
 
     CSV: one row an image, with the name of its file where it is one, as `taken_in` and `oracle=CSVFile` read it.
-    JSON: all judgements, those taken back too. Folder: class/INDEX.png, and images whose label is awaited beside the
-    class folders. People may label meanwhile.
+    JSON: the same, and all judgements, those taken back too. Folder: class/INDEX.png, and images whose label is awaited
+    beside the class folders. People may label meanwhile.
 
     Raises:
         RunFolderError: where nothing can be written, or a folder is not empty.

@@ -101,7 +101,7 @@ def write_rows(path: Path, rows: list[tuple[int, str]], images: Images | None = 
     table = []
     for index, label in rows:
         more = dict(zip(columns, further.get(index, []), strict=False))
-        file = [files.get(index, more.get("file", ""))] if named else []
+        file = [more.get("file") or files.get(index, "")] if named else []
         table.append([index, *file, label, *(more.get(name, "") for name in others)])
     write_csv(path, ["index", *(["file"] if named else []), "label", *others], table)
 

@@ -266,9 +266,10 @@ def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     if any(old.get(key) != said.get(key) for key in ("preset", "plan", "reproduces")):
         return dict(said)
     grids, wanted = (one["grid"] if isinstance(one["grid"], list) else [one["grid"]] for one in (old, said))
+    where = str(folder / FILE)
     both = [
-        *(grid for grid in grids if not any(holds(wide, grid) for wide in wanted)),
-        *(grid for grid in wanted if not any(holds(wide, grid) and not holds(grid, wide) for wide in grids)),
+        *(grid for grid in grids if not any(holds(wide, grid, where) for wide in wanted)),
+        *(grid for grid in wanted if not any(holds(wide, grid, where) and not holds(grid, wide) for wide in grids)),
     ]
     return {**old, "grid": both, **({"primary": said["primary"]} if "primary" in said else {})}
 

@@ -186,14 +186,18 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     return Study(tuple(cells.values()), names, primary, measures, reproduces)
 
 
-def holds(wide: Mapping[str, Any], grid: Mapping[str, Any]) -> bool:
-    """Whether all runs of a grid are runs of another.
+def holds(wide: Mapping[str, Any], grid: Mapping[str, Any], where: str = "the study") -> bool:
+    """Whether all runs of a grid are runs of another. Raises PlanError for what is no grid.
 
     >>> holds({"acquisition": ["DRE", "Random"], "seed": 6}, {"acquisition": ["Random"], "seed": 2})
     True
     """
-    both = [{axis: _values(axis, values, "") for axis, values in one.items()} for one in (wide, grid)]
-    return set(wide) == set(grid) and all(both[1][axis].items() <= both[0][axis].items() for axis in grid)
+    if not all(isinstance(one, Mapping) for one in (wide, grid)):
+        raise PlanError([f"{where}: grid names what is varied, as in grid: {{acquisition: [Random, DRE], seed: 3}}"])
+    both = [{str(axis): _values(str(axis), values, where) for axis, values in one.items()} for one in (wide, grid)]
+    return set(both[0]) == set(both[1]) and all(
+        values.items() <= both[0][axis].items() for axis, values in both[1].items()
+    )
 
 
 def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list[Cell]:
