@@ -30,7 +30,9 @@ class FRL:
 
     Source: Xu, Liu, Li, Jain and Tang, ICML 2021, arXiv 2010.06121.
 
-    Differs from the paper: it starts from any model, not only from a robust one; steps grow with the radius.
+    Differs from the paper: it starts from any model, not only from a robust one; steps grow with the radius. What an
+    untrained model gets wrong is chance, and the first weights follow from it: better begin as the paper does, by
+    `start.recipe` with TRADES and `recipe.warm_start`.
     """
 
     beta: float = 1.5
