@@ -144,6 +144,22 @@ def test_measures_by_class_can_be_reckoned_by_hand(tmp_path: Path) -> None:
     assert results.main == ("AutoAttack", "end")
 
 
+def test_every_measure_is_compared_by_seed(tmp_path: Path) -> None:
+    """Margin is 1, 2, … 6 points better under AutoAttack than Random, and as much in what follows from it."""
+    grid = {"acquisition": ["Random", "Margin"], "seed": 6}
+    place = written(tmp_path / "study", said(grid=grid))
+    told(place, lambda labels, _: 0.5 + 0.01 * (int(labels["seed"]) + 1) * (labels["acquisition"] == "Margin"))
+    (row,) = rows_of(study_report(place.path).parent / "differences.csv")
+    assert (row["acquisition, less Random"], row["pairs"]) == ("Margin", "6")
+    assert row["AutoAttack"] == row["PGD-50"] == row["accuracy"]
+    found = results_of(place).blocks[0].differences("accuracy")["Margin"].pairs
+    low, high = found.interval or (0.0, 0.0)
+    assert low < found.mean < high
+    assert found.mean == pytest.approx(0.035)
+    assert row["accuracy"] == f"+3.5 (+{100 * low:.1f} to +{100 * high:.1f})"
+    assert "Every measure, paired by seed" in (place.path / "report/index.html").read_text()
+
+
 def test_of_few_seeds_no_p_is_given(tmp_path: Path) -> None:
     grid = {"acquisition": ["Random", "DRE"], "seed": 3}
     place = Place.begun(tmp_path / "study", said(grid=grid, primary={"compare": ["DRE", "Random"]}))

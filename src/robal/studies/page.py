@@ -105,6 +105,23 @@ def row_of(results: Results, block: Block, line: Line, found: Difference | None)
     return row
 
 
+def paired_rows(results: Results, block: Block) -> list[dict[str, Any]]:
+    """Every measure at the end: each line less the reference, paired by seed, with the 95 % interval over seeds."""
+    rows = {line.label: dict[str, Any]() for line in block.lines if line.label != block.reference}
+    for name in results.measures:
+        for label, found in block.differences(name).items():
+            interval = span(found.pairs.interval, True) if found.pairs.interval else ""
+            rows[label][name] = points(found.pairs.mean, True) + (f" ({interval})" if interval else "")
+            rows[label]["pairs"] = len(found.pairs.seeds)
+    columns = ["pairs", *results.measures]
+    return [
+        {**block.fixed, f"{results.axis}, less {block.reference}": label}
+        | {name: row.get(name, "") for name in columns}
+        for label, row in rows.items()
+        if row
+    ]
+
+
 def _tested(found: Difference) -> str:
     if found.is_primary:
         return f"{p_value(found.pairs.p, found.least_p)}, primary"
@@ -195,7 +212,7 @@ def _drawn(
 
 
 def study_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a study: index.html, table.csv, table.tex and figures/.
+    """Write the report of a study: index.html, table.csv, table.tex, differences.csv and figures/.
 
     Args:
         folder: of the study, finished or not.
@@ -210,11 +227,13 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
     results = results_of(Place.of(folder))
     source = Source.of(results.place.study)
     out = folder / "report" if out is None else out
-    blocks, rows, drawings = [], [], []
+    blocks, rows, drawings, differences = [], [], [], []
     measure, at = results.main
     for place, block in enumerate(results.blocks):
         found = block.differences(measure, at)
         mine = [row_of(results, block, line, found.get(line.label)) for line in block.lines]
+        beyond = paired_rows(results, block)
+        differences += beyond
         drawn = [
             (caption, drawing)
             for caption, drawing in _drawn(results, source, block, place, found)
@@ -228,6 +247,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
                 "columns": _told(block, mine),
                 "untested": _untested(mine),
                 "rows": mine,
+                "paired": [{key: value for key, value in row.items() if key not in block.fixed} for row in beyond],
                 "figures": [(caption, Markup(drawing.inline())) for caption, drawing in drawn],
                 "papers": _papers(block, results),
                 "reference": block.reference,
@@ -260,6 +280,7 @@ def study_report(folder: Path, out: Path | None = None) -> Path:
             store(out / "figures" / f"{drawing.name}.png", drawing.png)
         store(out / "table.csv", as_csv(rows).encode())
         store(out / "table.tex", as_latex(rows).encode())
+        store(out / "differences.csv", as_csv(differences).encode())
         if shown:
             store(out / "published.csv", as_csv(shown).encode())
         store(out / "index.html", page.encode())
