@@ -67,12 +67,26 @@ def test_every_run_is_there_once_with_its_plan_and_its_rounds(study: Place, trac
 
 def test_a_run_that_goes_on_goes_on_there(study: Place, tracker: MLflow) -> None:
     seed = {"seed": "0", "threat.eps": "0.05"}
-    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}], False)
-    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}, {"accuracy": 0.2}], False)
-    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}, {"accuracy": 0.2}, {"accuracy": 0.4}], True)
+    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}], "begun")
+    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}, {"accuracy": 0.2}], "failed")
+    assert runs_in(tracker, "going on")["one"][0].info.status == "FAILED"
+    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}, {"accuracy": 0.2}], "begun")  # tried again
+    assert runs_in(tracker, "going on")["one"][0].info.status == "RUNNING"
+    tracker.mirror("going on", "one", seed, [{"accuracy": 0.1}, {"accuracy": 0.2}, {"accuracy": 0.4}], "finished")
     ((run, metrics),) = runs_in(tracker, "going on").values()
     assert [(point.step, point.value) for point in metrics["accuracy"]] == [(0, 0.1), (1, 0.2), (2, 0.4)]
     assert run.info.status == "FINISHED"
+
+
+def test_a_run_that_fails_is_a_failed_one_there_too(tmp_path: Path, tracker: MLflow) -> None:
+    place = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random"], "seed": 1}))
+    (one,) = place.study.cells
+    mirrored(place, one, tracker)  # nothing has happened yet
+    place.folder(one).mkdir()
+    (place.folder(one) / "failed.json").write_text('{"why": "out of luck", "waits": false}')
+    mirrored(place, one, tracker)
+    ((run, metrics),) = runs_in(tracker, str(place.path)).values()
+    assert (run.info.status, metrics) == ("FAILED", {})
 
 
 def test_a_tracker_that_fails_stops_nothing(tmp_path: Path) -> None:

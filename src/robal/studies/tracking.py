@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from robal.errors import RobalError, RunFolderError
 from robal.plan import Plan
@@ -19,6 +19,8 @@ from robal.studies.compare import Place
 from robal.studies.study import Cell
 
 _ROUNDS = "robal.rounds"
+_ENDS = {"finished": "FINISHED", "failed": "FAILED"}  # what MLflow calls it
+State = Literal["begun", "finished", "failed"]
 
 
 @runtime_checkable
@@ -26,7 +28,7 @@ class Tracker(Protocol):
     """Somewhere that runs are mirrored. Told the same twice, it keeps it once."""
 
     def mirror(
-        self, study: str, run: str, settings: Mapping[str, str], rounds: Sequence[Mapping[str, float]], finished: bool
+        self, study: str, run: str, settings: Mapping[str, str], rounds: Sequence[Mapping[str, float]], state: State
     ) -> None:
         """Bring one run up to date.
 
@@ -35,7 +37,7 @@ class Tracker(Protocol):
             run: the run's name, which no other of the study has.
             settings: what is varied, and the whole plan with dotted keys.
             rounds: of each round from 0 on, its figures by name.
-            finished: whether no further round follows.
+            state: one that failed, or is begun, may go on later.
         """
         ...
 
@@ -81,7 +83,7 @@ class MLflow:
         return self
 
     def mirror(
-        self, study: str, run: str, settings: Mapping[str, str], rounds: Sequence[Mapping[str, float]], finished: bool
+        self, study: str, run: str, settings: Mapping[str, str], rounds: Sequence[Mapping[str, float]], state: State
     ) -> None:
         entities = importlib.import_module("mlflow.entities")
         there = self._client.get_experiment_by_name(study)
@@ -97,8 +99,10 @@ class MLflow:
             metrics = [entities.Metric(_plain(name), value, 0, number) for name, value in figures.items()]
             self._client.log_batch(kept, metrics=metrics)
             self._client.set_tag(kept, _ROUNDS, str(number + 1))  # what a kill in between repeats is the same again
-        if finished:
-            self._client.set_terminated(kept)
+        if state in _ENDS:
+            self._client.set_terminated(kept, _ENDS[state])
+        elif one.info.status != "RUNNING":
+            self._client.update_run(kept, "RUNNING")
 
 
 def _plain(name: str) -> str:
@@ -111,19 +115,21 @@ def _plain(name: str) -> str:
 
 
 def mirrored(place: Place, cell: Cell, tracker: Tracker) -> None:
-    """Bring what a tracker has of one cell up to date; nothing for a cell that has no round yet.
+    """Bring what a tracker has of one cell up to date; nothing for a cell that has no round yet and has not failed.
 
     Raises:
         RobalError: for a folder that cannot be read, or a tracker that cannot be reached.
     """
     standing = place.standing(cell)
-    record = read(place.folder(cell), cell.name, strips=False) if standing.rounds else None
-    if record is None or not record.rounds:
+    rounds = read(place.folder(cell), cell.name, strips=False).rounds if standing.rounds else ()
+    state: State = "begun"
+    if standing.status == "finished" or standing.status == "failed":
+        state = standing.status
+    if not rounds and state != "failed":
         return
     settings = dict(cell.labels) | settings_of(cell.plan)
-    finished = standing.status == "finished"
     try:
-        tracker.mirror(str(place.path), cell.name, settings, [figures_of(row) for row in record.rounds], finished)
+        tracker.mirror(str(place.path), cell.name, settings, [figures_of(row) for row in rounds], state)
     except RobalError:
         raise
     except Exception as error:  # whatever a tracker's store or network may raise
