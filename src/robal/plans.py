@@ -268,6 +268,16 @@ def _exported(name: Any) -> Any:
     return next((known[name] for known in aliases if isinstance(name, str) and name in known), name)
 
 
+@cache
+def _checked(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     """`value` as a `kind`; what is wrong goes to `mistakes` and None comes back."""
     if get_origin(kind) in (Union, types.UnionType):
@@ -291,7 +301,7 @@ def _build(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
         mistakes.append(f"{where}: should be a number, not {value!r}")  # YAML's yes, no, on and off are no 1 and 0
         return None
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return _checked(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         mistakes.append(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, not {value!r}")
@@ -367,7 +377,7 @@ def _dataclass(kind: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     if not isinstance(value, Mapping):
         mistakes.append(f"{where or 'the plan'}: must be a mapping (key: value), not {value!r}")
         return None
-    hints, private = get_type_hints(kind), getattr(kind, "PRIVATE", ())
+    hints, private = _hints(kind), getattr(kind, "PRIVATE", ())
     names = [field.name for field in fields(kind) if field.init and field.name not in private]
     before = len(mistakes)
     settings = {}

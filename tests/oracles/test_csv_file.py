@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_costs_nothing_that_was_there(path: Path, monkeypatc
 
 def test_any_file_name_fits_into_the_list(path: Path, tmp_path: Path) -> None:
     """Bytes that are no UTF-8, a carriage return, commas and quotes; the list can be read again."""
-    names = [b"caf\xe9.png", b"car\rriage.png", b'a, "b".png', "Käfer.png".encode()]
+    names = [b"caf\xe9.png", b"car\rriage.png", b'a, "b".png', "Käfer\u202f1.png".encode()]
     for name in names:
         Image.new("L", (2, 2)).save(tmp_path / os.fsdecode(name))
     images = Data.from_folder(tmp_path, classes=("cat", "dog")).images
@@ -177,6 +177,8 @@ def test_any_file_name_fits_into_the_list(path: Path, tmp_path: Path) -> None:
     with pytest.raises(AwaitingLabels):
         CSVFile(str(path))(pool, torch.arange(4), 0)
     assert read_rows(path) == [(index, "") for index in range(4)]
-    assert "caf\\udce9.png" in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert "caf\\udce9.png" in text
+    assert "Käfer\u202f1.png" in text  # as it is, for a person to find
     with pytest.raises(AwaitingLabels, match="4 of 4"):
         CSVFile(str(path))(pool, torch.arange(4), 0)

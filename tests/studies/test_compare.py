@@ -53,6 +53,15 @@ def test_runs_end_seed_by_seed_where_nothing_is_shared(tmp_path: Path) -> None:
     assert ended == [cell(place, **{"start.labels": labels, "seed": s}).name for s in "01" for labels in ("10", "12")]
 
 
+def test_a_seed_is_finished_before_the_next_begins_where_a_start_is_shared(tmp_path: Path) -> None:
+    place = Place.begun(tmp_path / "study", said())
+    before = []
+    for now in compare(place, Local(1)):
+        if {one.labels["seed"] for one, _ in now.ended} == {"0"}:
+            before.append({now.standings[one.name].rounds for one in place.study.cells if one.labels["seed"] == "1"})
+    assert before[0] == {0}
+
+
 def test_a_run_that_fails_is_told_of_and_tried_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "breaking.py"
     module.write_text(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -172,7 +173,7 @@ def _inside(file: Path, root: Path) -> str:
     'b\\\\r\\\\udce9.png'
     """
     name = file.relative_to(root).as_posix()
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+    return "".join(one.encode("unicode_escape").decode() if category(one) in ("Cc", "Cs") else one for one in name)
 
 
 @dataclass(frozen=True)

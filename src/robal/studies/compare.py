@@ -20,7 +20,7 @@ from robal.folder import RunFolder, is_over
 from robal.plans import read_yaml
 from robal.studies.reproduce import reproduction
 from robal.studies.schedule import Scheduler, carried_out
-from robal.studies.study import Cell, Primary, Study, holds, study_of
+from robal.studies.study import Cell, Primary, Study, grids_of, holds, study_of
 from robal.studies.work import FAILED, Job
 
 FILE = "study.yaml"
@@ -265,8 +265,8 @@ def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     old = read_yaml((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
     if any(old.get(key) != said.get(key) for key in ("preset", "plan", "reproduces")):
         return dict(said)
-    grids, wanted = (one["grid"] if isinstance(one["grid"], list) else [one["grid"]] for one in (old, said))
     where = str(folder / FILE)
+    grids, wanted = grids_of(old, where), grids_of(said, "the study")
     both = [
         *(grid for grid in grids if not any(holds(wide, grid, where) for wide in wanted)),
         *(grid for grid in wanted if not any(holds(wide, grid, where) and not holds(grid, wide) for wide in grids)),

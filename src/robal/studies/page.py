@@ -109,10 +109,10 @@ def paired_rows(results: Results, block: Block) -> list[dict[str, Any]]:
     """Every measure at the end: each line less the reference, paired by seed, with the 95 % interval over seeds."""
     rows = {line.label: dict[str, Any]() for line in block.lines if line.label != block.reference}
     for name in results.measures:
-        for label, found in block.differences(name).items():
-            interval = span(found.pairs.interval, True) if found.pairs.interval else ""
-            rows[label][name] = points(found.pairs.mean, True) + (f" ({interval})" if interval else "")
-            rows[label]["pairs"] = len(found.pairs.seeds)
+        for label, pairs in block.pairs(name).items():
+            interval = span(pairs.interval, True)
+            rows[label][name] = points(pairs.mean, True) + (f" ({interval})" if interval else "")
+            rows[label]["pairs"] = len(pairs.seeds)
     columns = ["pairs", *results.measures]
     return [
         {**block.fixed, f"{results.axis}, less {block.reference}": label}

@@ -234,11 +234,16 @@ class Block:
         order = [measure, *sorted(names, key=lambda name: (not is_auto_attack(name), name))]
         return next((name for name in order if len(self.line(self.reference).curve(name)[0]) > 1), None)
 
+    def pairs(self, measure: str, at: str = "end") -> dict[str, Paired]:
+        """By label, each other line beside the reference, by seeds that both have."""
+        ours = self.line(self.reference).values(measure, at)
+        others = [line for line in self.lines if line.label != self.reference]
+        found = {line.label: paired(line.values(measure, at), ours) for line in others}
+        return {label: pairs for label, pairs in found.items() if pairs.seeds}
+
     def differences(self, measure: str, at: str = "end") -> dict[str, Difference]:
-        """By label, how each other line differs from the reference."""
-        ours = self.line(self.reference)
-        found = {line.label: paired(line.values(measure, at), ours.values(measure, at)) for line in self.lines}
-        found = {label: pairs for label, pairs in found.items() if label != self.reference and pairs.seeds}
+        """By label, how each other line differs from the reference, and what tests say of all of them."""
+        found = self.pairs(measure, at)
         same = self.primary is not None and (self.primary.measure, self.primary.at) == (measure, at)
         first = self.primary.compare[0] if self.primary is not None and same else None
         exploring = {label: pairs.p for label, pairs in found.items() if label != first and pairs.p is not None}

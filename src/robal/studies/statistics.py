@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.integrate import trapezoid
@@ -26,7 +27,6 @@ class Paired:
         differences: [n], one less the other, in the order of `seeds`.
         mean: of them; nan without any.
         interval: 95 %, bootstrap over seeds (BCa), or None for fewer than five.
-        p: of the two-sided exact sign-flip test of "no difference", or None for fewer than two.
         least_p: what p could be at least: 2 / 2^m, of the m pairs that differ at all.
         effect: mean over the standard deviation of the differences (Cohen's d_z), or None where that is 0 or unknown.
     """
@@ -35,16 +35,30 @@ class Paired:
     differences: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    p: float | None
     least_p: float
     effect: float | None
+
+    @cached_property
+    def p(self) -> float | None:
+        """Of the two-sided exact sign-flip test of "no difference", or None for fewer than two pairs.
+
+        The test flips the sign of each difference, which it may where there is no difference: a permutation test whose
+        only assumption is that seeds are independent (Fisher 1935).
+        """
+        if len(self.seeds) < 2:
+            return None
+        drawn = permutation_test(
+            [np.array(self.differences)],
+            np.mean,
+            permutation_type="samples",
+            n_resamples=np.inf if len(self.seeds) <= MOST_EXACT else 100_000,
+            random_state=np.random.default_rng(0),
+        )
+        return float(drawn.pvalue)
 
 
 def paired(one: Mapping[str, float], other: Mapping[str, float]) -> Paired:
     """Compare two things by the seeds that both have.
-
-    The test flips the sign of each difference, which it may where there is no difference: a permutation test whose only
-    assumption is that seeds are independent (Fisher 1935).
 
     >>> found = paired({"0": 0.5, "1": 0.7}, {"0": 0.4, "1": 0.4, "2": 0.9})
     >>> round(found.mean, 3), found.p, found.least_p
@@ -53,17 +67,6 @@ def paired(one: Mapping[str, float], other: Mapping[str, float]) -> Paired:
     seeds = tuple(seed for seed in one if seed in other)
     differences = np.array([one[seed] - other[seed] for seed in seeds])
     n, different = len(seeds), int((differences != 0).sum())
-    p = None
-    if n >= 2:
-        resamples = np.inf if n <= MOST_EXACT else 100_000
-        drawn = permutation_test(
-            [differences],
-            np.mean,
-            permutation_type="samples",
-            n_resamples=resamples,
-            random_state=np.random.default_rng(0),
-        )
-        p = float(drawn.pvalue)
     spread = float(differences.std(ddof=1)) if n >= 2 else 0.0
     mean = float(differences.mean()) if n else float("nan")
     return Paired(
@@ -71,7 +74,6 @@ def paired(one: Mapping[str, float], other: Mapping[str, float]) -> Paired:
         tuple(differences.tolist()),
         mean,
         over_seeds(differences.tolist()),
-        p,
         2 / 2**different if different else 1.0,
         mean / spread if spread > 0 else None,
     )

@@ -150,10 +150,7 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     unknown = [f"{where}: {key}: unknown; {did_you_mean(str(key), _KEYS)}" for key in said if key not in _KEYS]
     if unknown:
         raise PlanError(unknown)
-    grids, common = said.get("grid"), said.get("plan") or {}
-    grids = grids if isinstance(grids, list) else [grids]
-    if not grids or not all(isinstance(grid, Mapping) and grid for grid in grids):
-        raise PlanError([f"{where}: grid names what is varied, as in grid: {{acquisition: [Random, DRE], seed: 3}}"])
+    grids, common = grids_of(said, where), said.get("plan") or {}
     if not isinstance(common, Mapping):
         raise PlanError([f"{where}: plan must be a mapping (key: value), not {common!r}"])
     preset = said.get("preset")
@@ -186,18 +183,25 @@ def study_of(said: Mapping[str, Any], where: str = "the study") -> Study:
     return Study(tuple(cells.values()), names, primary, measures, reproduces)
 
 
+def grids_of(said: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """The grids of a study, of which there is one or a list. Raises PlanError for what is no grid."""
+    grids = said.get("grid")
+    grids = grids if isinstance(grids, list) else [grids]
+    if not grids or not all(isinstance(grid, Mapping) and grid for grid in grids):
+        raise PlanError([f"{where}: grid names what is varied, as in grid: {{acquisition: [Random, DRE], seed: 3}}"])
+    return grids
+
+
 def holds(wide: Mapping[str, Any], grid: Mapping[str, Any], where: str = "the study") -> bool:
-    """Whether all runs of a grid are runs of another. Raises PlanError for what is no grid.
+    """Whether all runs of a grid are runs of another.
 
     >>> holds({"acquisition": ["DRE", "Random"], "seed": 6}, {"acquisition": ["Random"], "seed": 2})
     True
     """
-    if not all(isinstance(one, Mapping) for one in (wide, grid)):
-        raise PlanError([f"{where}: grid names what is varied, as in grid: {{acquisition: [Random, DRE], seed: 3}}"])
-    both = [{str(axis): _values(str(axis), values, where) for axis, values in one.items()} for one in (wide, grid)]
-    return set(both[0]) == set(both[1]) and all(
-        values.items() <= both[0][axis].items() for axis, values in both[1].items()
+    more, less = (
+        {str(axis): _values(str(axis), values, where) for axis, values in one.items()} for one in (wide, grid)
     )
+    return set(more) == set(less) and all(less[axis].items() <= more[axis].items() for axis in less)
 
 
 def _cells(axes: Mapping[str, Mapping[str, Any]], base: Any, where: str) -> list[Cell]:
