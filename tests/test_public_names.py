@@ -26,6 +26,13 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = robal.Dre
 
 
-def test_importing_robal_does_not_import_torch() -> None:
-    code = "import sys, robal, robal.cli; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+@pytest.mark.parametrize(
+    ("modules", "not_yet"),
+    [
+        ("robal, robal.cli", "torch"),  # `robal --help` answers at once
+        ("robal.loop, robal.plans, robal.labelling", "sklearn scipy.stats scipy.special matplotlib pyarrow"),
+    ],
+)
+def test_what_takes_seconds_to_import_waits_until_it_is_needed(modules: str, not_yet: str) -> None:
+    code = f"import sys, {modules}; print(*sorted(sys.modules.keys() & set('{not_yet}'.split())))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from robal.candidates import Candidates
@@ -27,7 +27,7 @@ def divergence(chosen: Any, pool: Any) -> Any:
     >>> float(divergence([1, 0], [0, 5])), float(divergence([1, 3], [2, 6]))
     (1.0, 0.0)
     """
-    return jensenshannon(chosen, pool, base=2, axis=-1) ** 2
+    return scipy.spatial.distance.jensenshannon(chosen, pool, base=2, axis=-1) ** 2
 
 
 def floor(chosen: int, pool: Any) -> float:

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from robal.errors import InputError
 
@@ -80,7 +80,7 @@ class Curve:
     def at(self, labels: int, probability: float = 0.9) -> Expected:
         """What to expect with so many labels in all."""
         ends = ((1 - probability) / 2, 0.5, (1 + probability) / 2)
-        low, rate, high = np.quantile(expit(self._risen(labels) + self.noise), ends)
+        low, rate, high = np.quantile(scipy.special.expit(self._risen(labels) + self.noise), ends)
         least, gain, most = np.quantile(self._gains(labels), ends)
         return Expected(labels, float(rate), float(low), float(high), float(gain), float(most - least) / 2)
 
@@ -89,7 +89,7 @@ class Curve:
         return float((self._gains(labels) < gain).mean())
 
     def _gains(self, labels: int) -> Array:
-        found: Array = expit(self._risen(labels)) - expit(self.level)
+        found: Array = scipy.special.expit(self._risen(labels)) - scipy.special.expit(self.level)
         return found
 
     def _risen(self, labels: int) -> Array:
@@ -121,7 +121,7 @@ def fitted(labels: Sequence[int], rates: Sequence[float]) -> Curve:
     turned = basis.transpose(0, 2, 1)
     precision = np.diag(_SPREAD**-2) + turned @ basis / spreads[:, None, None] ** 2
     covariance = np.linalg.inv(precision)
-    off = logit(y.clip(_LEAST, 1 - _LEAST)) - basis @ _MEAN  # [G, P]
+    off = scipy.special.logit(y.clip(_LEAST, 1 - _LEAST)) - basis @ _MEAN  # [G, P]
     pull = (turned @ off[:, :, None])[:, :, 0] / spreads[:, None] ** 2
     moved = (covariance @ pull[:, :, None])[:, :, 0]
     # ln p(points | c, σ), up to what all share

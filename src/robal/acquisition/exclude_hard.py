@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor
 
 from robal.acquisition.acquisition import Acquisition, Score, choose, examples_of
@@ -53,6 +52,8 @@ class ExcludeHard:
             )
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
+        from sklearn.neighbors import KNeighborsRegressor  # scikit-learn takes a second to import
+
         left = max(len(candidates) - int(self.share * len(candidates)), n)
         if left == len(candidates) or not len(candidates.labelled):
             return choose(self.inner, candidates, n, generator)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
@@ -111,6 +109,9 @@ def clusters_of(embeddings: Tensor, count: int, generator: torch.Generator) -> T
         count: clusters, in [1, M]; fewer have members where fewer embeddings differ.
         generator: gives the seed; k-means++ starts once.
     """
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # scikit-learn takes a second to import
+    from sklearn.exceptions import ConvergenceWarning
+
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     settings = {"n_clusters": count, "n_init": 1, "random_state": seed}
     means = KMeans(**settings) if count <= 50 else MiniBatchKMeans(batch_size=5000, **settings)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.integrate import trapezoid
-from scipy.stats import bootstrap, pearsonr, permutation_test, wilcoxon
+import scipy  # its parts are imported when they are first named
 
 from robal.wilson import Z95
 
@@ -47,7 +46,7 @@ class Paired:
         """
         if len(self.seeds) < 2:
             return None
-        drawn = permutation_test(
+        drawn = scipy.stats.permutation_test(
             [np.array(self.differences)],
             np.mean,
             permutation_type="samples",
@@ -87,7 +86,9 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float] | None:
         return values[0], values[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of degenerate draws
-        found = bootstrap([list(values)], np.mean, n_resamples=10_000, random_state=np.random.default_rng(0))
+        found = scipy.stats.bootstrap(
+            [list(values)], np.mean, n_resamples=10_000, random_state=np.random.default_rng(0)
+        )
     low, high = found.confidence_interval
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None
 
@@ -114,7 +115,7 @@ def area(labels: Sequence[float], rates: Sequence[float]) -> float:
     """
     if len(labels) == 1:
         return float(rates[0])
-    return float(trapezoid(rates, labels) / (labels[-1] - labels[0]))
+    return float(scipy.integrate.trapezoid(rates, labels) / (labels[-1] - labels[0]))
 
 
 def labels_needed(labels: Sequence[float], rates: Sequence[float], target: float) -> float | None:
@@ -147,7 +148,7 @@ def over_stages(one: Sequence[float], other: Sequence[float]) -> float:
     """
     if all(a == b for a, b in zip(one, other, strict=True)):
         return 1.0
-    return float(wilcoxon(one, other, alternative="greater", method="asymptotic").pvalue)
+    return float(scipy.stats.wilcoxon(one, other, alternative="greater", method="asymptotic").pvalue)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def correlation(bias: Sequence[float], robust: Sequence[float]) -> Correlation:
     n = len(bias)
     if n < 3 or np.ptp(bias) == 0 or np.ptp(robust) == 0:
         return Correlation(None, None, n)
-    r = round(float(pearsonr(bias, robust).statistic), 12)
+    r = round(float(scipy.stats.pearsonr(bias, robust).statistic), 12)
     if n < 4 or abs(r) == 1:
         return Correlation(r, None, n)
     z, half = math.atanh(r), Z95 / math.sqrt(n - 3)
