@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+LONG = ("foolbox_attack", "hugging_face")
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in EXAMPLES],
+)
 def test_the_example_runs_and_says_something(path: Path, tmp_path: Path) -> None:
     allowed = ["-W", "ignore:Please import:DeprecationWarning"]  # foolbox, of scipy
     command = [sys.executable, "-W", "error", *allowed, str(path)]

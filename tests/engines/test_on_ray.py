@@ -92,7 +92,7 @@ def check(tmp_path: Path, deadly: tuple[int, ...]) -> None:
     assert all(seen[tile] == 2 for tile in deadly)
 
 
-@pytest.mark.parametrize("deadly", [(0,), (9, 30)])
+@pytest.mark.parametrize("deadly", [pytest.param((0,), marks=pytest.mark.slow), (9, 30)])
 def test_the_files_are_those_of_one_process_whoever_is_killed(deadly: tuple[int, ...], tmp_path: Path) -> None:
     check(tmp_path, deadly)
 

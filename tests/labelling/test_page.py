@@ -232,7 +232,7 @@ def test_it_trains_between_questions(page: Page, start: Starter, tmp_path: Path)
     assert (folder / "report" / "index.html").exists()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_nothing_serious_is_in_the_way_of_a_screen_reader(
     browser: Browser, start: Starter, tmp_path: Path, scheme: str
 ) -> None:

@@ -96,9 +96,9 @@ def test_what_the_proxy_cost_is_counted_and_its_files_are_gone(transfer: Path) -
 @pytest.mark.parametrize(
     ("save", "number", "before"),
     [
-        ("fit.save_tensors", 6, False),  # in a later start of round 0
+        pytest.param("fit.save_tensors", 6, False, marks=pytest.mark.slow),  # in a later start of round 0
         ("save_question", 1, True),  # the proxy is there and its question is not
-        ("save_kept", 0, True),  # its answers are there, and its twins are not
+        pytest.param("save_kept", 0, True, marks=pytest.mark.slow),  # its answers are there, and its twins are not
     ],
 )
 def test_killed_it_ends_as_if_it_had_not_been(

@@ -112,6 +112,7 @@ def test_an_oracle_may_say_that_they_are_none_of_the_classes(source: Data, tmp_p
     assert bool((source.hidden[state.pool.labels == NONE_OF_THESE] >= 8).all())
 
 
+@pytest.mark.slow
 def test_with_everything_else_that_a_run_can_do(tmp_path: Path) -> None:
     settings = [one for one in DELICATE if not one.startswith("oracle")]
     plan = tiny_plan(*settings, *SECRET[:3], "audit=20", "recipe.restarts=1")

@@ -24,7 +24,7 @@ import torch
 from robal.cli import main
 from robal.loop import rounds
 from robal.plans import read_plan
-from tiny_runs import DELICATE, SETTINGS, Apart, carry_out, outcome, robal
+from tiny_runs import DELICATE, SETTINGS, Apart, carry_out, outcome, robal, tiny_plan
 
 COMMAND = ("run", *SETTINGS, *DELICATE, "--out")
 KILLED = -signal.SIGKILL
@@ -47,16 +47,13 @@ KINDS = (
 def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run came to that nobody disturbed; how long it took; and the names of all its saves, in order."""
     folder = tmp_path_factory.mktemp("unkilled")
-    watched = Apart(partial(carry_out, DELICATE, folder / "watched"), folder / "log", folder / "calls")
-    assert watched.run() == 0, watched.said
+    assert Apart(tiny_plan, folder / "log").run() == 0  # the first one waits for imports
     started = time.monotonic()
-    whole = Apart(robal(*COMMAND, folder / "whole"), folder / "log")
+    whole = Apart(partial(carry_out, DELICATE, folder / "run"), folder / "log", folder / "calls")
     assert whole.run() == 0, whole.said
     seconds = time.monotonic() - started
-    result = outcome(folder / "whole")
-    assert outcome(folder / "watched") == result
     calls = (folder / "calls").read_text(encoding="utf-8").split()
-    return {"outcome": result, "seconds": seconds, "saves": calls}
+    return {"outcome": outcome(folder / "run"), "seconds": seconds, "saves": calls}
 
 
 def nth(saves: list[str], name: str, number: int) -> int:
@@ -101,15 +98,14 @@ def killed_at(position: int, before: bool, folder: Path) -> dict[str, Any]:
     ("name", "number", "before"),
     [
         ("RunFolder.save_answers", 1, True),  # asked, and not answered
-        (
-            "fit.save_tensors",
-            12,
-            False,
-        ),  # within the training of the model beside the robust one, before the choice of round 1
-        ("fit.save_tensors", 23, False),  # within the training of the teacher that labels the pool in round 1
+        # within the training of the model beside the robust one, before the choice of round 1
+        pytest.param("fit.save_tensors", 12, False, marks=pytest.mark.slow),
+        # within the training of the teacher that labels the pool in round 1
+        pytest.param("fit.save_tensors", 23, False, marks=pytest.mark.slow),
         ("fit.save_tensors", -2, False),  # within the training of round 2, one epoch done and one to come
-        ("RunFolder.save_history", 1, True),  # round 1 is all there but its metrics
-        ("loop.save_kept", 1, False),  # round 2 has its twins, and has not begun to train
+        pytest.param("RunFolder.save_history", 1, True, marks=pytest.mark.slow),  # round 1 is all there but its metrics
+        # round 2 has its twins, and has not begun to train
+        pytest.param("loop.save_kept", 1, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_at_a_save_ends_as_if_it_had_not_been(
@@ -189,7 +185,11 @@ def test_a_run_killed_at_20_random_moments_ends_as_if_it_had_not_been(unkilled: 
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("fit.save_tensors", 2), pytest.param("RunFolder.save_answers", 1, marks=pytest.mark.slow), ("contact_sheet", -1)],
+    [
+        ("fit.save_tensors", 2),
+        pytest.param("RunFolder.save_answers", 1, marks=pytest.mark.slow),
+        pytest.param("contact_sheet", -1, marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_says_how_to_go_on_and_the_run_ends_as_if_it_had_not_been_pressed(
     unkilled: dict[str, Any], tmp_path: Path, name: str, number: int
@@ -232,6 +232,7 @@ def test_a_run_keeps_the_number_of_threads_it_began_with(unkilled: dict[str, Any
     assert outcome(folder) == unkilled["outcome"]
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_a_shell_of_other_threads_ends_the_same(unkilled: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     position = nth(unkilled["saves"], "RunFolder.save_answers", 1)
@@ -267,7 +268,7 @@ def one_sentence(said: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "limit", [900, 100_000, *(pytest.param(size, marks=pytest.mark.slow) for size in (10_000, 600_000))]
+    "limit", [100_000, *(pytest.param(size, marks=pytest.mark.slow) for size in (900, 10_000, 600_000))]
 )
 def test_files_that_do_not_fit_stop_the_run_and_it_goes_on_afterwards(
     unkilled: dict[str, Any], tmp_path: Path, limit: int

@@ -147,6 +147,7 @@ LEARNING = (
 )
 
 
+@pytest.mark.slow
 def test_killed_anywhere_in_asking_again_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Within a fold's training; agreed on and not yet saved; saved, and the answers not."""
     whole = Apart(partial(carry_out, LEARNING, tmp_path / "whole"), tmp_path / "log", tmp_path / "calls")

@@ -120,6 +120,7 @@ def killed_and_again(folder: Path, study: dict[str, Any], kills: int, seed: int)
     return Place.of(folder / "out")
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     place = killed_and_again(tmp_path / "killed", said(), 2, 0)
     whole = Place.begun(tmp_path / "whole", said())
@@ -284,7 +285,8 @@ def test_costs_are_what_a_run_will_have_spent(tmp_path: Path, settings: tuple[st
 
 def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(said(plan=TINY | {"rounds": 3})))
+    grid = {"acquisition": ["Random", "Margin"], "seed": 1}
+    file.write_text(yaml.safe_dump(said(plan=TINY | {"rounds": 3}, grid=grid)))
     robal = str(Path(sys.executable).with_name("robal"))
     words = [robal, "compare", str(file), "--out", str(tmp_path / "out"), "--workers", "1"]
     process = subprocess.Popen(

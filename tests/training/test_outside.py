@@ -17,6 +17,7 @@ from robal.source import Source
 from robal.training import Adam, PoolTraining, Recipe, Trained, fit
 
 TEACHER = Recipe(Natural(), budget=12_000, batch_size=25, optimiser=Adam(3e-3), warm_start=False)
+FEW, FEWER = (replace(TEACHER, budget=budget) for budget in (3_000, 1_000))
 RECIPE = Recipe(Natural(), budget=16_000, batch_size=50, optimiser=Adam(3e-3), pool=PoolTraining(TEACHER))
 
 
@@ -64,7 +65,7 @@ def test_a_teacher_that_knows_some_of_them_keeps_others_out(parts: tuple[Example
 
 def test_they_are_trained_on_by_nothing_else(parts: tuple[Examples, torch.Tensor, torch.Tensor]) -> None:
     examples, _, _ = parts
-    alone = replace(RECIPE, pool=None)
+    alone = replace(RECIPE, budget=2_000, pool=None)
     one, other = (trained(alone, some, None).model.state_dict() for some in (examples, examples.of_kind("bought")))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -73,7 +74,7 @@ def test_without_any_the_teacher_is_what_it_was(parts: tuple[Examples, torch.Ten
     examples, pool, _ = parts
     bought = examples.of_kind("bought")
     one, other = (
-        trained(replace(RECIPE, pool=PoolTraining(TEACHER, outside=outside)), bought, pool).model.state_dict()
+        trained(replace(FEW, pool=PoolTraining(FEWER, outside=outside)), bought, pool).model.state_dict()
         for outside in (True, False)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -102,7 +103,6 @@ def test_a_network_without_a_linear_head_trains_on_its_pool_all_the_same(
 ) -> None:
     examples, pool, _ = parts
     body = nn.Sequential(nn.Conv2d(1, 6, 28), nn.Flatten())
-    recipe = replace(RECIPE, budget=3_000, pool=PoolTraining(replace(TEACHER, budget=1_000)))
-    found = fit(recipe, examples, pool, Trained(body.eval()), None, 0)
+    found = fit(replace(FEW, pool=PoolTraining(FEWER)), examples, pool, Trained(body.eval()), None, 0)
     assert found.guesses is not None
     assert "outside" not in found.refused
