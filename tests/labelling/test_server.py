@@ -224,12 +224,14 @@ def killed_while_answers_stream_in(start: Starter, folder: Path, images: list[in
 
 
 def test_killed_while_answers_stream_in(start: Starter, tmp_path: Path) -> None:
-    killed_while_answers_stream_in(start, tmp_path / "run", asking(tmp_path / "run", "start.labels=300"), 0)
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        killed_while_answers_stream_in(start, folder, asking(folder, "start.labels=300"), seed)
 
 
 @pytest.mark.slow
 def test_killed_twenty_times_while_answers_stream_in(start: Starter, tmp_path: Path) -> None:
-    for seed in range(1, 21):
+    for seed in range(3, 23):
         folder = tmp_path / str(seed)
         killed_while_answers_stream_in(start, folder, asking(folder, "start.labels=300"), seed)
 

@@ -52,11 +52,11 @@ class ExcludeHard:
             )
 
     def __call__(self, candidates: Candidates, n: int, generator: torch.Generator) -> Tensor:
-        from sklearn.neighbors import KNeighborsRegressor  # scikit-learn takes a second to import
-
         left = max(len(candidates) - int(self.share * len(candidates)), n)
         if left == len(candidates) or not len(candidates.labelled):
             return choose(self.inner, candidates, n, generator)
+        from sklearn.neighbors import KNeighborsRegressor  # scikit-learn takes a second to import
+
         known = candidates.labelled
         labels = known.pool.labels[known.indices]
         over_time = torch.stack([snapshot.probs.gather(1, labels[:, None])[:, 0] for snapshot in known.earlier()])

@@ -62,10 +62,10 @@ def verdict(results: Results) -> str:
     what = ("accuracy" if primary.measure == "accuracy" else f"accuracy under {primary.measure}") + (
         ", mean height of the curve" if primary.at == "area" else " at the end"
     )
-    found = None if block is None else block.differences(primary.measure, primary.at).get(better)
-    if block is None or found is None:
+    pairs = None if block is None else block.pairs(primary.measure, primary.at).get(better)
+    if pairs is None:
         return f"{better} against {other}, {what}: nothing to compare yet."
-    pairs, planned = found.pairs, len(results.place.study.axes["seed"])
+    planned = len(results.place.study.axes["seed"])
     interval = f", 95 % interval over seeds {span(pairs.interval, True)}" if pairs.interval else ""
     tested = p_value(pairs.p, pairs.least_p)
     tested = tested if tested.startswith(FEW) else f"p = {tested} (least possible {pairs.least_p:.2g})"
