@@ -125,7 +125,8 @@ def test_measures_by_class_can_be_reckoned_by_hand(tmp_path: Path) -> None:
     """Clean 0.9 and 0.7, robust 0.5 and 0.6, one class not in the test: falls of 0.4 and 0.1."""
     names = [f"{name}{kind}" for name in ("accuracy", "AutoAttack") for kind in (", balanced", ", worst class")]
     names += [f"boundary error under AutoAttack{kind}" for kind in ("", ", worst class")]
-    place = written(tmp_path / "study", said(measures=names))
+    plan = PLAN | {"start": PLAN["start"] | {"labels": 9999}, "per_round": 1}
+    place = written(tmp_path / "study", said(plan=plan, measures=names))
     told(place, lambda labels, number: 0.5)
     for file in (tmp_path / "study").glob("*/metrics.jsonl"):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -142,6 +143,10 @@ def test_measures_by_class_can_be_reckoned_by_hand(tmp_path: Path) -> None:
     page = study_report(place.path).read_text()
     assert "boundary error under AutoAttack, worst class" in page
     assert results.main == ("AutoAttack", "end")
+    drawn = [file.read_text() for file in (place.path / "report" / "figures").glob("block-1-a*.svg")]
+    assert sum(f">{name}</text>" in one for one in drawn for name in names) == 4
+    assert sum(f">accuracy under {name}</text>" in one for one in drawn for name in names) == 2  # AutoAttack's
+    assert all(">9999</text>" in one and ">10000</text>" in one for one in drawn)  # not -1 and 0 beside +1e4
 
 
 def test_every_measure_is_compared_by_seed(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # 9,999 and 10,000, not -1 and 0 beside +1e4
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "xtick.color": GRID,

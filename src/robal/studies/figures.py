@@ -21,6 +21,15 @@ def look(place: int) -> dict[str, Any]:
     return {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place // len(SERIES) % len(DASHES)]}
 
 
+def in_words(measure: str) -> str:
+    """A measure in words.
+
+    >>> [in_words(one) for one in ("accuracy, worst class", "PGD-50", "boundary error under PGD-50")]
+    ['accuracy, worst class', 'accuracy under PGD-50', 'boundary error under PGD-50']
+    """
+    return measure if measure.startswith(("accuracy", "boundary error")) else f"accuracy under {measure}"
+
+
 def curves(
     block: Block, measure: str, name: str, published: Mapping[str, Sequence[tuple[int, float]]] | None = None
 ) -> Drawing | None:
@@ -53,7 +62,7 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(visible=True, axis="y")
-        axes.set_title("accuracy" if measure == "accuracy" else f"under {measure}", pad=8)
+        axes.set_title(in_words(measure), pad=8)
         figure.legend(handles=handles, loc="outside lower left", ncols=3)
         return draw(name, f"{measure} against labels bought, means over seeds.", figure)
 
@@ -76,7 +85,7 @@ def differences(block: Block, found: dict[str, Difference], measure: str, name: 
         axes.set_yticks(range(len(found)), [label(one, 24) for one in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:+.3g}"))
-        axes.set_xlabel(f"points under {measure} more than {block.reference}" if measure != "accuracy" else "points")
+        axes.set_xlabel(f"{in_words(measure)}, points more than {block.reference}")
         axes.grid(visible=True, axis="x")
         return draw(name, f"Difference to {block.reference} by seed.", figure)
 

@@ -59,9 +59,8 @@ def verdict(results: Results) -> str:
         return "No comparison was fixed beforehand: all that follows explores, and proves nothing."
     block = next((block for block in results.blocks if block.primary is not None), None)
     better, other = primary.compare
-    what = ("accuracy" if primary.measure == "accuracy" else f"accuracy under {primary.measure}") + (
-        ", mean height of the curve" if primary.at == "area" else " at the end"
-    )
+    at = ", mean height of the curve" if primary.at == "area" else " at the end"
+    what = figures.in_words(primary.measure) + at
     pairs = None if block is None else block.pairs(primary.measure, primary.at).get(better)
     if pairs is None:
         return f"{better} against {other}, {what}: nothing to compare yet."
