@@ -14,14 +14,21 @@ from torch.nn import functional as F
 from robal.attacks import ascend
 from robal.errors import InputError
 from robal.objectives import CAAT, FRL, Batch, ClassCosts, Doubtful, Learned, Lesson, LossRank, Natural, Trades
-from robal.objectives.caat import Companion
+from robal.objectives.caat import CLASS_LOSS, Companion
 from robal.pool import Examples
 from robal.seeds import generator
 from robal.threats import Linf
+from robal.training import Recipe, Trained, fit
 from robal.training.lookahead import lookahead
 from small_models import convnet, linear
 
 THREAT = Linf(0.1)
+
+
+@pytest.fixture(autouse=True)
+def _first_weights() -> None:
+    """Those of what is learned come from torch's own stream, which the trainer sets."""
+    torch.manual_seed(0)
 
 
 def begun(objective: Any, model: nn.Module, batch: Batch) -> Any:
@@ -130,6 +137,54 @@ def test_the_mean_loss_of_a_class_is_that_of_the_last_epoch() -> None:
     assert companion.features(certain, torch.tensor([0, 1]))[:, 1].tolist() == pytest.approx(companion.means.tolist())
 
 
+def test_when_an_epoch_turns_no_feature_is_far_from_the_others() -> None:
+    """By statistics of the first epoch, in which it was one number, a class's loss would be hundreds of deviations off,
+    and every example would get the same share."""
+    labels = torch.arange(400) % 4
+    model = convnet(dropout=0.0)
+    companion = CAAT().begin(model, Examples.of(torch.zeros(400, 1, 8, 8), labels))
+    for step in range(60):
+        logits = 3 * torch.randn(40, 4, generator=generator(step)) + 3 * F.one_hot(labels[:40], 4)
+        companion.note(companion.features(logits, labels[:40]), labels[:40])
+    companion.turn_over()
+    normalised = companion.normaliser(companion.features(logits, labels[:40]))
+    assert normalised.abs().max() < 10
+    by_class = normalised[:4, CLASS_LOSS]
+    torch.testing.assert_close(by_class.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(by_class.std(correction=0), torch.tensor(1.0), atol=0.01, rtol=0)
+    assert Learned().shares(companion.learned, logits, normalised).std() > 0.001
+
+
+def with_one_meta_image(count: int) -> Examples:
+    """Noise, of four classes by turns."""
+    images = (torch.rand(count, 1, 8, 8, generator=generator(2)) * 255).byte()
+    examples = Examples.of(images, torch.arange(count) % 4)
+    examples.kind[0] = Examples.KINDS.index("meta")
+    return examples
+
+
+@pytest.mark.parametrize("weighing", [Learned(), Learned(0.001), LossRank(0.01), LossRank(0.99), Doubtful(0.0)])
+def test_one_anti_adversary_in_a_batch_is_no_matter_to_batchnorm(weighing: Any) -> None:
+    """It sees all that was crafted at once; a single image it would refuse. One meta image is shown twice."""
+    objective = CAAT(steps=1, weighing=weighing, costs=None, threat=THREAT)
+    recipe = Recipe(objective=objective, epochs=2, batch_size=40, pool=None)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    found = fit(recipe, with_one_meta_image(85), None, Trained(model), None, 0)
+    assert all(bool(one.isfinite().all()) for one in found.model.state_dict().values())
+
+
+def test_the_first_weights_follow_from_the_seed() -> None:
+    recipe = Recipe(objective=CAAT(steps=1, weighing=Learned(lr=1e-9), threat=THREAT), epochs=1, pool=None)
+
+    def first(seed: int) -> Tensor:
+        companion = fit(recipe, with_one_meta_image(41), None, Trained(convnet(dropout=0.0)), None, seed).companion
+        assert isinstance(companion, Companion)
+        return companion.learned.get_parameter("hidden.weight")
+
+    assert torch.equal(first(0), first(0))
+    assert (first(0) - first(1)).abs().max() > 0.1
+
+
 def smooth() -> nn.Module:
     """Differentiable everywhere, in double precision."""
     with torch.random.fork_rng(devices=[]):
@@ -181,7 +236,8 @@ def test_the_meta_gradient_is_that_of_finite_differences(kind: str) -> None:
         beside = Batch(meta[0][drawn], meta[1][drawn], torch.ones(5))
         ahead = objective._craft(twin, companion, beside, draw, both=True)
         halves = torch.full((5,), 0.5, dtype=torch.float64)
-        return 2 * float(objective._losses(twin, companion, beside, ahead, halves).mean().detach())
+        losses = 2 * objective._losses(twin, companion, beside, ahead, halves).detach()
+        return float(torch.stack([losses[beside.labels == one].mean() for one in range(3)]).mean())  # of the classes
 
     parameters, checked = dict(companion.learned.named_parameters()), 0
     for name, positions in {

@@ -71,7 +71,7 @@ class ACT:
     ) -> Tensor:
         assert companion is not None
         moved = self._craft(model, companion, batch, generator)
-        robust, natural = model(moved), companion.train()(batch.inputs)
+        robust, natural = model(moved), companion.train()(batch.inputs).float()  # as the model's, under autocast
         return self._loss(robust, natural.detach(), batch) + self._loss(natural, robust.detach(), batch)
 
     def _loss(self, logits: Tensor, other: Tensor, batch: Batch) -> Tensor:
@@ -82,7 +82,7 @@ class ACT:
         threat, inputs = self.threat or Linf(), batch.inputs
         noise = torch.randn(inputs.shape, generator=generator, device=generator.device).to(inputs.device)
         with frozen(companion), torch.no_grad():
-            natural = companion(inputs)
+            natural = companion(inputs).float()
         with crafting(model, inputs) as twin:
 
             def climbed(moved: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from robal.objectives.weighing import FEATURES, Learned, Weighing
 from robal.pool import Examples
 from robal.threats import Linf, Threat
 
+CLASS_LOSS = 1  # which of the features
 _TILE = 500
 
 
@@ -81,10 +82,19 @@ class Companion(nn.Module):
 
     @torch.no_grad()
     def turn_over(self) -> None:
-        """An epoch begins: its classes' losses are those of the last one. A class that was not seen keeps its own."""
+        """An epoch begins: its classes' losses are those of the last one. A class that was not seen keeps its own.
+
+        That feature is normalised by what it is now: by running statistics of the last epoch, in which it was another
+        constant, it would be hundreds of deviations away and decide every share.
+        """
         self.means.copy_(torch.where(self.counts > 0, self.sums / self.counts.clamp_min(1), self.means))
         self.sums.zero_()
         self.counts.zero_()
+        often, mean, variance = self.multipliers.proportions, self.normaliser.running_mean, self.normaliser.running_var
+        assert mean is not None
+        assert variance is not None
+        mean[CLASS_LOSS] = (often * self.means).sum()
+        variance[CLASS_LOSS] = (often * (self.means - mean[CLASS_LOSS]) ** 2).sum()
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,11 @@ class CAAT:
 
     A learned weighing is taught before every so many steps: the model is taken one step of the trainer's optimiser
     ahead, W(Ω), on the batch; the loss of W(Ω) on a batch of the meta set, which is w₀ CE + β w₁ KL + γ CE(f(x''), y),
-    is differentiated with respect to the weights Ω, and Ω takes a step of Adam. ζ and all crafted images are constants.
+    each class that is there weighing as much as any other, is differentiated with respect to the weights Ω, and Ω takes
+    a step of Adam. ζ and all crafted images are constants.
+
+    An example whose share is 0 or 1 needs one crafted image; with a learned weighing two are charged to the budget all
+    the same, so that at a low temperature it buys fewer steps than it might.
 
     Args:
         beta: weight of the stability term, ≥ 0.
@@ -225,13 +239,17 @@ class CAAT:
 
         order = torch.randperm(len(lesson.labels), generator=generator, device=generator.device)
         drawn = order[: len(batch.labels)].to(lesson.labels.device)
+        if len(drawn) == 1:  # twice is the same mean, and BatchNorm wants two
+            drawn = drawn.repeat(2)
         inputs = unit(lesson.images[drawn].to(batch.inputs.device))
-        meta = Batch(inputs, lesson.labels[drawn].to(batch.labels.device), torch.ones(len(drawn), device=inputs.device))
+        wanted = lesson.labels[drawn].to(batch.labels.device)
+        meta = Batch(inputs, wanted, evenly_by_class(wanted))
         with _holding(model, ahead):
             beside = self._craft(model, companion, meta, generator, both=True)
         anti = self.meta_anti / (1 + self.meta_anti)
         evenly = torch.full((len(drawn),), anti, device=inputs.device)
-        loss = (1 + self.meta_anti) * self._losses(at(ahead), companion, meta, beside, evenly).mean()
+        losses = self._losses(at(ahead), companion, meta, beside, evenly)
+        loss = (1 + self.meta_anti) * (losses * meta.weights).mean()
         ascent = torch.autograd.grad(loss, [leaves[name] for name, _ in pairs])
         along = sum((gradient * up).sum() for (_, gradient), up in zip(pairs, ascent, strict=True))
         assert isinstance(along, Tensor)
@@ -304,16 +322,13 @@ class CAAT:
         if self.costs is not None:
             natural, stable = self.costs.weights(companion.multipliers, batch.labels)
         rows, antis, count = crafted.adversaries, crafted.antis, len(crafted.adversaries)
-        logits = forward(batch.inputs)  # apart: BatchNorm sees one kind of image at a time
+        logits, moved = forward(batch.inputs), forward(crafted.moved)  # as many as the batch has, or more: BatchNorm
         losses = (1 - shares) * natural * cross_entropy(logits, batch)
-        if count:
-            divergence = kl_divergence(logits[rows], forward(crafted.moved[:count]))
-            losses = losses.index_add(0, rows, self.beta * ((1 - shares) * stable)[rows] * divergence)
-        if len(antis):
-            wanted = batch.labels if batch.targets is None else batch.targets
-            eased = F.cross_entropy(forward(crafted.moved[count:]), wanted[antis], reduction="none")
-            losses = losses.index_add(0, antis, shares[antis] * eased)
-        return losses
+        divergence = kl_divergence(logits[rows], moved[:count])
+        losses = losses.index_add(0, rows, self.beta * ((1 - shares) * stable)[rows] * divergence)
+        wanted = batch.labels if batch.targets is None else batch.targets
+        eased = F.cross_entropy(moved[count:], wanted[antis], reduction="none")
+        return losses.index_add(0, antis, shares[antis] * eased)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +341,16 @@ class _Crafted:
     moved: Tensor
     adversaries: Tensor
     antis: Tensor
+
+
+def evenly_by_class(labels: Tensor) -> Tensor:
+    """[B] weights of mean 1, by which each class that is there weighs as much as any other.
+
+    >>> evenly_by_class(torch.tensor([0, 0, 0, 2]))
+    tensor([0.6667, 0.6667, 0.6667, 2.0000])
+    """
+    counts = labels.bincount()
+    return len(labels) / (counts.count_nonzero() * counts[labels])
 
 
 @contextmanager

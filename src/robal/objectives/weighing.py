@@ -105,14 +105,13 @@ class Learned:
 
 
 class _Scores(nn.Module):
-    """The MLP and the moments of its optimiser. Its first weights are the same in each run."""
+    """The MLP and the moments of its optimiser. Its first weights are drawn from torch's own stream, which stays."""
 
     lessons: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
             self.hidden, self.out = nn.Linear(FEATURES, _HIDDEN), nn.Linear(_HIDDEN, 2)
         self.requires_grad_(False)  # not the trainer's to train
         for name, parameter in list(self.named_parameters()):

@@ -229,7 +229,9 @@ def _train(
     meta = examples.of_kind("meta")
     if len(meta):
         examples = examples.of_kind(*Examples.TRAINED)
-    companion = _companion(recipe.objective.begin(model, examples), previous.companion)
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(seed, "companion"))
+        companion = _companion(recipe.objective.begin(model, examples), previous.companion)
     if team.size > 1 and companion is not None:
         raise InputError(
             f"{type(recipe.objective).__name__} keeps something of its own beside the model, which several devices "
