@@ -34,7 +34,7 @@ class Recipe:
         keep: "last" epoch, or the "best" by validation (robust accuracy; ties go to the later one).
         snapshots: how many states of the model are kept from the training, evenly spaced over its epochs, or over the
             steps of a budget, the last one at the end; acquisition functions such as `ExcludeHard` look at them.
-        budget: gradient evaluations (images times forward and backward passes, crafting included (what an objective learns beside the model is not)) to spend instead of
+        budget: gradient evaluations (images times forward and backward passes, crafting included) to spend instead of
             a number of epochs, so that trainings on few and on many examples cost the same, a teacher's and a witness's
             included; None: `epochs` decides.
         unlabelled_batch: images without labels a step, for objectives that look at them (`FixMatch`, `Trades`).
@@ -54,9 +54,9 @@ class Recipe:
         backbone: factor of the learning rate for all but the head, the last linear layer, in [0, 1]. 0: what comes
             before the head stays as it is, BatchNorm's statistics included, which is linear probing.
         probe: share of the steps, at first, in which the head alone is trained, in [0, 1): probing, then fine-tuning.
-        precision: of the forward and backward passes, crafting included (what an objective learns beside the model is not). "bfloat16" trains a small residual network
-            about twice as fast on processors with instructions for it, and LeNets no faster; weights, losses and
-            whatever is measured stay float32.
+        precision: of the forward and backward passes, crafting included. "bfloat16" trains a small residual network
+            about twice as fast on processors with instructions for it, and LeNets no faster; weights, losses, the
+            lessons of an objective that learns, and whatever is measured stay float32.
 
     Source: of `average`, Izmailov et al., UAI 2018, arXiv 1803.05407, in the exponential form usual in robust training
     (Gowal et al., arXiv 2010.03593); of `shrink`, Ash and Adams, NeurIPS 2020, arXiv 1910.08475.
