@@ -84,6 +84,31 @@ def test_what_the_model_says_of_the_claim(theory: Any) -> None:
     assert flipped["share of wrong ones"][1] > flipped["share of wrong ones"][0]
 
 
+def test_what_the_model_says_of_natural_against_robust_errors(theory: Any) -> None:
+    """Means of both classes: the mix lowers both errors where one class is rare, and under wrong labels by the logistic
+    loss; where classes are as frequent and labels right it raises both."""
+
+    def mean(found: Any, groups: Any, moved: float) -> float:
+        return float(sum(theory.errors(found(groups), moved)) / 2)
+
+    for loss, found in theory.LOSSES.items():
+        for moved in (0.0, theory.REACH):
+            rare = [mean(found, theory.balanced(0.4, e, 0.2), moved) for e in (0.4, -0.4)]
+            even = [mean(found, theory.balanced(0.4, e), moved) for e in (0.4, -0.4)]
+            wrong = [mean(found, theory.flipped(0.4, e), moved) for e in (0.4, -0.4)]
+            assert rare[1] < rare[0] - 0.03
+            assert even[1] > even[0] + 0.02
+            assert (wrong[1] < wrong[0] - 0.07) == (loss == "logistic")
+
+
+def test_an_adversary_moves_an_image_towards_the_boundary_by_his_reach(theory: Any) -> None:
+    """sign(z + b): the harder class errs where z < −b, the easier one where z > −b, once the adversary moved z."""
+    hard, easy = theory.errors(0.2, 0.3)
+    draw = np.random.default_rng(1).standard_normal(400_000)
+    assert hard == pytest.approx(np.mean(1 + theory.WIDE * draw - 0.3 < -0.2), abs=0.003)
+    assert easy == pytest.approx(np.mean(-1 + theory.NARROW * draw + 0.3 > -0.2), abs=0.003)
+
+
 def test_the_picture_is_drawn_and_the_table_is_whole(theory: Any, tmp_path: Path) -> None:
     theory.draw(tmp_path / "fairness.png")
     assert (tmp_path / "fairness.png").stat().st_size > 20_000

@@ -350,8 +350,8 @@ def reproduce_command(
         is_here = present(about.dataset, data_folder(data)) == "here"
         is_here = is_here or any(setting.startswith(("data.name=", "dataset=", "data=")) for setting in settings)
         if about.stand_in and not is_here:
-            say(f"{about.name}: {about.dataset} is not there, so {about.stand_in} stands in for it")
-            further.append(f"data.name={about.stand_in}")
+            say(f"{about.name}: {about.dataset} is not there, so {about.stand_in['data.name']} stands in for it")
+            further += [f"{key}={json_module.dumps(value)}" for key, value in about.stand_in.items()]
         elif several and not is_here:
             left_out.append(f"{about.name} (no {about.dataset}; `robal data list` says more)")
             continue

@@ -21,9 +21,9 @@ from robal.plans import encode, to_yaml
 from robal.report.folder import read
 from robal.studies import Place, named, reproduction, reproductions, study_of, study_report
 from robal.studies.beside import _HARMLESS, otherwise
+from robal.studies.measures import measures_of
 from robal.studies.reproduce import HIGHEST
 from robal.studies.results import Run, bias_of, results_of
-from robal.studies.study import measures_of
 from robal.wilson import wilson
 from tiny_runs import main_ends
 
@@ -143,6 +143,11 @@ def test_measures_by_class_can_be_reckoned_by_hand(tmp_path: Path) -> None:
     page = study_report(place.path).read_text()
     assert "boundary error under AutoAttack, worst class" in page
     assert results.main == ("AutoAttack", "end")
+    assert line.by_class("accuracy") == [pytest.approx(0.9), pytest.approx(0.7), None]
+    assert line.by_class("boundary error under AutoAttack") == [pytest.approx(0.4), pytest.approx(0.1), None]
+    panels = (place.path / "report" / "figures" / "block-1-classes.svg").read_text()
+    assert panels.count(">90</text>") == panels.count(">10</text>") == len(results.blocks[0].lines)
+    assert ">accuracy under AutoAttack, %</text>" in panels
     drawn = [file.read_text() for file in (place.path / "report" / "figures").glob("block-1-a*.svg")]
     assert sum(f">{name}</text>" in one for one in drawn for name in names) == 4
     assert sum(f">accuracy under {name}</text>" in one for one in drawn for name in names) == 2  # AutoAttack's
@@ -274,6 +279,17 @@ def test_published_numbers_are_the_papers() -> None:
     ]  # errors 13.9 and 29.3, of classes 24.3, 44.4
     assert list(caat.values())[:4] == [0.861, 0.757, 0.707, 0.556]
     assert reproductions()["caat-noise"].published["end"] == {}
+    quick = reproductions()["caat-noise"].study(quick=True)["measures"]
+    assert {"accuracy, worst class", "boundary error under PGD-20, worst class"} <= set(quick)
+    assert not any("AutoAttack" in measure for measure in quick)  # it is not run there
+    for about in reproductions().values():
+        for is_quick in (True, False):
+            further = [f"{key}={json.dumps(value)}" for key, value in about.stand_in.items()]
+            plan = study_of(about.study(seeds=1, quick=is_quick, settings=further)).cells[0].plan
+            if further:
+                assert plan.data.name == about.stand_in["data.name"]
+            if about.stand_in and about.name.startswith("caat"):
+                plan.network((1, 28, 28), 10, 0)  # grey images, for which the three means would be wrong
     # what the text says of table 6, Fashion-MNIST and 4 %: DRE is 8.21 above Random and 2.58 above the model before
     few, many = (reproductions()[f"dre-table6-fashion-{share}"].published for share in (1, 4))
     assert math.isclose(many[400]["DRE"]["AutoAttack"] - many[400]["Random"]["AutoAttack"], 0.0821)

@@ -133,8 +133,9 @@ class CAAT:
     weights of classes in the meta loss are those of the meta batch (there, of the training batch); no gradient flows
     through ζ; features are normalised by statistics of earlier batches, and the class weights over all examples, so
     that the images of a batch do not weigh on each other; the temperature is 1 (there 0.001, at which nearly no example
-    has a gradient); images are not normalised before they are attacked. The bound by the gradient is named in the paper
-    and was not released: its formula is ours.
+    has a gradient); images are not normalised before they are attacked; steps grow with the radius, and the errors of
+    classes are measured under the threat of training. There the meta set is balanced; here its loss is. The bound by
+    the gradient is named in the paper and was not released: its formula is ours.
     """
 
     beta: float = 1.5

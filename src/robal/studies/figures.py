@@ -1,4 +1,4 @@
-"""The figures of a study: curves with bands, differences by seed, and the heat map of bias."""
+"""The figures of a study: curves with bands, differences by seed, rates by class, and bias."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from robal.report.drawing import GRID, INK, MUTED, SERIES, Drawing, canvas, draw, label, style
 from robal.report.figures import PERCENT
+from robal.studies.measures import in_words
 from robal.studies.results import Bias, Block, Difference
 
+Floats = NDArray[np.float64]
 DASHES = ("-", "--", ":", "-.")
 
 
 def look(place: int) -> dict[str, Any]:
     """Colour and dashes of the line at a place."""
     return {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place // len(SERIES) % len(DASHES)]}
-
-
-def in_words(measure: str) -> str:
-    """A measure in words.
-
-    >>> [in_words(one) for one in ("accuracy, worst class", "PGD-50", "boundary error under PGD-50")]
-    ['accuracy, worst class', 'accuracy under PGD-50', 'boundary error under PGD-50']
-    """
-    return measure if measure.startswith(("accuracy", "boundary error")) else f"accuracy under {measure}"
 
 
 def curves(
@@ -90,28 +85,50 @@ def differences(block: Block, found: dict[str, Difference], measure: str, name: 
         return draw(name, f"Difference to {block.reference} by seed.", figure)
 
 
-def heat_map(found: Bias, labels: Sequence[str], name: str) -> Drawing:
+def bias(found: Bias, labels: Sequence[str], name: str) -> Drawing:
     """Mean bias of each line by measure: the darker, the less like the pool."""
+    measures = list(found.mean)
+    values = np.array([[found.mean[measure].get(one, np.nan) for measure in measures] for one in labels])
     with style():
-        measures = list(found.mean)
-        values = np.array([[found.mean[measure].get(one, np.nan) for measure in measures] for one in labels])
         figure = canvas(5.6, 1.1 + 0.32 * len(labels))
-        axes = figure.add_subplot()
-        most = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
-        axes.imshow(np.maximum(values, 0), cmap="Blues", vmin=0, vmax=max(most, 0.05), aspect="auto")
-        for row, column in np.ndindex(*values.shape):
-            if np.isfinite(values[row, column]):
-                dark = values[row, column] > 0.6 * max(most, 0.05)
-                shade = "white" if dark else INK
-                axes.text(
-                    column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=shade, fontsize=8.5
-                )
-        axes.set_xticks(range(len(measures)), measures)
-        axes.xaxis.tick_top()
-        axes.set_yticks(range(len(labels)), [label(one, 24) for one in labels])
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+        _heat_map(figure.add_subplot(), values, labels, measures, "{:.2f}")
         return draw(name, "Bias of each choice by measure, in bits over a random choice.", figure)
+
+
+def classes(block: Block, measures: Sequence[str], names: Sequence[str], name: str) -> Drawing | None:
+    """Rates of each class by what is compared, means over seeds, a panel a measure; None where no class was told."""
+    rows = {measure: [line.by_class(measure) for line in block.lines] for measure in measures}
+    wide = {measure: max(map(len, found)) for measure, found in rows.items() if any(found)}
+    if not wide:
+        return None
+    labels = [line.label for line in block.lines]
+    with style():
+        figure = canvas(5.6, len(wide) * (1.1 + 0.32 * len(labels)))
+        panels = figure.subplots(len(wide), 1, squeeze=False)[:, 0]
+        for axes, (measure, count) in zip(panels, wide.items(), strict=True):
+            empty = [None] * count
+            values = 100 * np.array([found or empty for found in rows[measure]], dtype=float)
+            _heat_map(axes, values, labels, [label(one, 12) for one in names[:count]], "{:.0f}")
+            axes.tick_params(axis="x", labelrotation=35)
+            for tick in axes.get_xticklabels():
+                tick.set_horizontalalignment("left")
+            axes.set_title(f"{in_words(measure)}, %", pad=8)
+        return draw(name, "Rates of each class, means over seeds.", figure)
+
+
+def _heat_map(axes: Axes, values: Floats, rows: Sequence[str], columns: Sequence[str], said: str) -> None:
+    most = max(float(np.nanmax(values)) if np.isfinite(values).any() else 1.0, 0.05)
+    axes.imshow(np.maximum(values, 0), cmap="Blues", vmin=0, vmax=most, aspect="auto")
+    for row, column in np.ndindex(*values.shape):
+        if np.isfinite(values[row, column]):
+            shade = "white" if values[row, column] > 0.6 * most else INK
+            told = said.format(values[row, column])
+            axes.text(column, row, told, ha="center", va="center", color=shade, fontsize=8.5)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(rows)), [label(one, 24) for one in rows])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
 
 
 def correlations(found: Bias, name: str) -> Drawing | None:

@@ -22,6 +22,7 @@ from robal.studies import figures
 from robal.studies.beside import Beside, Correlated, Source, beside, correlated
 from robal.studies.beside import points as points_of
 from robal.studies.compare import Place
+from robal.studies.measures import in_words, is_by_class, without_kind
 from robal.studies.results import Block, Difference, Line, Results, bias_of, results_of
 
 FEW = "too few seeds"
@@ -60,7 +61,7 @@ def verdict(results: Results) -> str:
     block = next((block for block in results.blocks if block.primary is not None), None)
     better, other = primary.compare
     at = ", mean height of the curve" if primary.at == "area" else " at the end"
-    what = figures.in_words(primary.measure) + at
+    what = in_words(primary.measure) + at
     pairs = None if block is None else block.pairs(primary.measure, primary.at).get(better)
     if pairs is None:
         return f"{better} against {other}, {what}: nothing to compare yet."
@@ -188,6 +189,11 @@ def _drawn(
             figures.differences(block, found, measure, f"{start}-differences"),
         )
     )
+    parts = dict.fromkeys(without_kind(name) for name in results.measures if is_by_class(name))
+    if parts:
+        names = next((run.record.classes for line in block.lines for run in line.runs), ())
+        caption = "By class: means over seeds, at the end."
+        shown.append((caption, figures.classes(block, list(parts), names, f"{start}-classes")))
     by_round = block.curve_measure(measure)
     bias = bias_of(block, by_round or measure)
     if bias is not None:
@@ -196,7 +202,7 @@ def _drawn(
             (
                 "Bias: how unlike the pool the chosen images are (Jensen-Shannon divergence in bits, mean over rounds "
                 "and seeds), less what a random choice of the same size has.",
-                figures.heat_map(bias, labels, f"{start}-bias"),
+                figures.bias(bias, labels, f"{start}-bias"),
             )
         )
         most = max((point.points for points in bias.correlations.values() for point in points), default=0)

@@ -14,6 +14,7 @@ from robal import presets
 from robal.errors import PlanError, did_you_mean
 from robal.plan import Plan
 from robal.plans import flat, merge, nested, parse_override, read_plan, read_yaml
+from robal.studies.measures import measures_of
 
 HIGHEST = "highest of all"  # a published row that is told of the best line of each measure
 At = int | Literal["end"]  # labels bought, or the end of each run
@@ -40,9 +41,9 @@ class Reproduction:
         quick: settings for a look that takes minutes.
         running_maximum: whether the published figures are, as it seems, the highest so far instead of the last.
         at_most: measures whose published figures are bounds from above.
-        stand_in: data set to use where the original is absent; "": none.
+        stand_in: settings by which another data set stands in where the original is absent; empty: none.
         also: other names of it, and the stage that they mean.
-        measures: what is shown by class, as in a study file.
+        measures: what is shown by class, as in a study file, where a run has it.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Reproduction:
     quick: Mapping[str, Any]
     running_maximum: bool = False
     at_most: tuple[str, ...] = ()
-    stand_in: str = ""
+    stand_in: Mapping[str, Any] = field(default_factory=dict)
     also: Mapping[str, str] = field(default_factory=dict)
     measures: tuple[str, ...] = ()
 
@@ -122,8 +123,9 @@ class Reproduction:
         said: dict[str, Any] = {"preset": self.preset, "plan": plan, "grid": grids[0] if len(grids) == 1 else grids}
         if self.primary and set(self.primary["compare"]) <= {label for grid in grids for label in grid[self.axis]}:
             said["primary"] = {"axis": self.axis, **self.primary}
-        if self.measures and not quick:
-            said["measures"] = list(self.measures)
+        if self.measures:
+            there = measures_of(_plan(self.preset, plan))  # a quick look has fewer attacks
+            said["measures"] = [measure for measure in self.measures if measure in there]
         return said | {"reproduces": self.name}
 
     def _says(self, key: str) -> bool:
@@ -186,7 +188,7 @@ def _read(table: str, column: str, place: int, about: Mapping[str, Any], said: M
         _filled(said["quick"], about),
         bool(said.get("running_maximum")),
         tuple(said.get("at_most", ())),
-        about.get("stand_in", ""),
+        about.get("stand_in") or {},
         {f"{other}-{column}": stage for other, stage in (said.get("also") or {}).items()},
         tuple(said.get("by_class", ())),
     )

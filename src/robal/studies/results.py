@@ -15,6 +15,7 @@ from robal.errors import RobalError
 from robal.report.folder import Round, RunRecord, is_auto_attack, read
 from robal.report.rates import Rate
 from robal.studies.compare import Place, Standing
+from robal.studies.measures import BOUNDARY, WORST, is_by_class, without_kind
 from robal.studies.statistics import (
     Correlation,
     Paired,
@@ -29,29 +30,24 @@ from robal.studies.statistics import (
 from robal.studies.study import Cell, Primary
 from robal.wilson import wilson
 
-_BOUNDARY = "boundary error under "
-
 
 def rate_of(row: Round, measure: str) -> Rate | None:
     """Of a round: "accuracy", robust accuracy under the attack that is called so, or what else `measures_of` names."""
-    base, _, kind = measure.rpartition(", ")
-    if kind not in ("worst class", "balanced") and not measure.startswith(_BOUNDARY):
+    if not is_by_class(measure):
         return row.accuracy if measure == "accuracy" else row.robust.get(measure)
-    rates = _by_class(row, base if kind in ("worst class", "balanced") else measure)
+    rates = [rate for rate in _by_class(row, without_kind(measure)) if rate is not None]
     if not rates:
         return None
-    if kind != "worst class":
+    if not measure.endswith(WORST):
         return Rate(statistics.mean(rates), None)
-    return Rate(max(rates) if base.startswith(_BOUNDARY) else min(rates), None)
+    return Rate(max(rates) if measure.startswith(BOUNDARY) else min(rates), None)
 
 
-def _by_class(row: Round, measure: str) -> list[float]:
-    """The rates of the classes that there are; the boundary error is what the attack takes from clean accuracy."""
-    if measure.startswith(_BOUNDARY):
-        rates = row.boundary.get(measure.removeprefix(_BOUNDARY), ())
-    else:
-        rates = row.per_class.get("clean" if measure == "accuracy" else measure, ())
-    return [rate for rate in rates if rate is not None]
+def _by_class(row: Round, measure: str) -> Sequence[float | None]:
+    """Rates by class, None for one that is not there; the boundary error is what the attack takes from the accuracy."""
+    if measure.startswith(BOUNDARY):
+        return row.boundary.get(measure.removeprefix(BOUNDARY), ())
+    return row.per_class.get("clean" if measure == "accuracy" else measure, ())
 
 
 @dataclass(frozen=True)
@@ -125,6 +121,13 @@ class Line:
         """Over seeds."""
         values = list(self.values(measure, at).values())
         return statistics.mean(values) if values else None
+
+    def by_class(self, measure: str) -> list[float | None]:
+        """[K] means over finished runs, at their ends; None for a class that one of them has no test image of."""
+        ends = [run.record.last for run in self.runs if run.is_finished]
+        columns = zip(*(_by_class(row, measure) for row in ends if row is not None), strict=True)
+        some = [[rate for rate in column if rate is not None] for column in columns]
+        return [statistics.mean(rates) if len(rates) == len(ends) else None for rates in some]
 
     def over_seeds(self, measure: str, at: str = "end") -> tuple[float, float] | None:
         """95 % bootstrap interval of the mean; None for fewer than five seeds."""

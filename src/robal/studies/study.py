@@ -15,10 +15,11 @@ from robal import presets
 from robal.acquisition import Random
 from robal.data import Data
 from robal.errors import InputError, PlanError, did_you_mean
-from robal.plan import Plan, name_of
+from robal.plan import Plan
 from robal.plan_checks import check
 from robal.plans import merge, nested, read_plan, read_yaml
 from robal.records import digest
+from robal.studies.measures import measures_of
 from robal.studies.reproduce import reproduction
 from robal.training import Recipe
 
@@ -320,24 +321,6 @@ def _primary(said: Any, axes: Mapping[str, tuple[str, ...]], where: str) -> Prim
     if mistakes:
         raise PlanError(mistakes)
     return found
-
-
-def measures_of(plan: Plan, at: Literal["end", "area"] = "end") -> list[str]:
-    """What a run measures at its end, or in each round: "accuracy", each attack by its name, and both by class.
-
-    By class are the mean over classes, the worst class, and the boundary error: what an attack takes from the accuracy.
-
-    >>> measures_of(Plan(), at="area")[:6]
-    ['accuracy', 'PGD-50', 'accuracy, balanced', 'accuracy, worst class', 'PGD-50, balanced', 'PGD-50, worst class']
-    >>> measures_of(Plan(), at="area")[6:]
-    ['boundary error under PGD-50', 'boundary error under PGD-50, worst class']
-    """
-    evaluation = plan.evaluation
-    attacks = (*evaluation.each_round, *(evaluation.at_end if at == "end" else ()))
-    names = ["accuracy", *(name_of(attack, plan.threat) for attack in attacks)]
-    by_class = [f"{name}, {kind}" for name in names for kind in ("balanced", "worst class")]
-    fallen = [f"boundary error under {name}{kind}" for name in names[1:] for kind in ("", ", worst class")]
-    return [*names, *by_class, *fallen]
 
 
 def _further(said: Any, cells: Iterable[Cell], where: str) -> tuple[str, ...]:
