@@ -210,6 +210,22 @@ def test_a_study_may_grow_and_no_other_takes_its_folder(tmp_path: Path) -> None:
         Place.of(tmp_path)
 
 
+def test_a_run_of_which_the_metrics_alone_were_kept_lends_nothing(tmp_path: Path) -> None:
+    """Nor is anything written in its folder."""
+    place = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random"], "seed": 1}))
+    carry_out(place)
+    kept = place.folder(place.study.cells[0])
+    for path in sorted(kept.rglob("*"), reverse=True):
+        if path.name not in ("metrics.jsonl", "plan.yaml", "environment.json"):
+            path.rmdir() if path.is_dir() else path.unlink()
+    grown = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random", "Margin"], "seed": 1}))
+    assert [why for _, why in carry_out(grown)] == [""]
+    rows = (grown.folder(cell(grown, acquisition="Margin")) / "metrics.jsonl").read_text()
+    assert "shared_with" not in rows
+    assert len(rows.splitlines()) == 2
+    assert {path.name for path in kept.iterdir()} == {"metrics.jsonl", "plan.yaml", "environment.json"}
+
+
 def test_a_folder_that_was_damaged_by_hand_is_left_out_and_the_rest_reported(tmp_path: Path) -> None:
     place = Place.begun(tmp_path / "study", said())
     carry_out(place)

@@ -84,6 +84,8 @@ def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
     Nothing is taken where the run has a question already, where the other one was begun with other images, by another
     version or on another device, or lacks what it should have: then the run computes its own.
     """
+    if not (start / "state.sqlite").exists() or not (start / "rounds" / "000" / "model.safetensors").exists():
+        return  # its metrics alone were kept
     source = RunFolder(start)
     with RunFolder(folder).locked() as place:
         check_same_run(place, plan, data)
