@@ -788,8 +788,8 @@ def rank_command(
     """Order images so that a tester who looks at them in turn finds a model's faults early; no training.
 
     Writes a CSV file of all images in order, and beside it a picture of the first ones. Where labels are known, the
-    faults are marked, APFD is printed (1 is best, 0.5 a random order), and a second picture shows faults found against
-    images looked at.
+    faults are marked, APFD is printed (beside the best there is; a random order has 0.5), and a second picture shows
+    faults found against images looked at.
 
     For example:
 
@@ -853,7 +853,7 @@ def rank_command(
     sheet, curve = ranking.save(out)
     if weights is None and ":" not in model:
         print(f"{model} without --weights knows nothing yet: this order says little", file=sys.stderr)
-    joint = "; a choice of all at once, whose order says little" if ranking.scores is None else ""
+    joint = "; a choice of all at once, whose order says little" if ranking.is_joint else ""
     print(f"{len(ranking.indices):,} images ordered by {ranking.by}{joint}: {out}, and to look at: {sheet}")
     found = ranking.figures
     if found and found["apfd"] is not None:
@@ -958,6 +958,8 @@ def retrain_command(
         preset=preset,
         settings=settings,
     )
+    if threat is None and not any(setting.startswith(("threat=", "threat.")) for setting in settings):
+        print(f"no --threat: {plan.threat}, of intensities in [0, 1], is the preset's", file=sys.stderr)
     _carry_out(plan, found, out or default_folder(plan), json)
 
 

@@ -25,7 +25,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     Where both are one object, its test split is the new images, or, where it has none, half of it, drawn at random.
     The test is, of these, the first that there is: `tests` (its test split, else all of it); the test split of the new
     images; a share of them drawn at random, where all their labels are held; the test split of what was trained on.
-    An image of the test that is in the pool too, pixel by pixel, is left out of the test.
+    An image of the test that is in the pool too, pixel by pixel, is left out of the test, and a new image that the
+    model was trained on is left out of the new ones.
 
     Args:
         trained_on: labelled images; those without a label are left out.
@@ -50,6 +51,12 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     else:
         after = replace(after, labels=in_classes(new, new.labels, classes))
     test, how = _tests(trained_on, new, tests, is_one)
+    known = set(prints(before.images))
+    old = torch.tensor([at for at, one in enumerate(prints(after.images)) if one in known], dtype=torch.int64)
+    if 2 * len(old) > len(after.labels):
+        raise InputError(f"most images of {new.name} are among those that the model was trained on: name new ones")
+    after = after.without(old)
+    left_out = f", as were {len(old):,} more of the new ones, left out" if len(old) else ""
     tests_new = test is None and len(after.labels) > 1 and bool((after.labels >= 0).all())
     if tests_new:
         count = min(max(round(apart * len(after.labels)), 1), len(after.labels) - 1)
@@ -64,11 +71,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
                 f"the images of {name} are {shapes[0]}, those of {trained_on.name} {shapes[1]}: give a size for all, "
                 "such as data.resize=32"
             )
-    known, offered = set(prints(before.images)), list(prints(after.images))
-    if 2 * sum(one in known for one in offered) > len(after.labels):
-        raise InputError(f"most images of {new.name} are among those that the model was trained on: name new ones")
     if test is not None:
-        in_pool = known.union(offered)
+        in_pool = known.union(prints(after.images))
         twins = torch.tensor([at for at, one in enumerate(prints(test.images)) if one in in_pool], dtype=torch.int64)
         if 2 * len(twins) > len(test.labels):
             raise InputError(
@@ -89,7 +93,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         classes,
         new.name,
         f"{new.name}: {len(after.labels):,} images to choose from, beside {len(before.labels):,} of {trained_on.name} "
-        f"that the model was trained on; {how}.",
+        f"that the model was trained on{left_out}; {how}.",
         torch.cat([torch.full_like(after.labels, UNLABELLED), before.labels]),
         tests_new,
     )

@@ -36,6 +36,23 @@ def test_adversarial_training_by_hand() -> None:
     torch.testing.assert_close(values, torch.tensor([math.log(1 + 3**0.5), math.log(1 + 3.0)]))
 
 
+def test_a_share_of_clean_images_is_theirs_of_the_loss() -> None:
+    """log(1 + √3) and log 4 where attacked, log 2 and log(1 + 3^¾) as they are."""
+    objective = Adversarial(FGSM(threat=Linf(0.25)), clean=0.25)
+    values = objective(linear(torch.eye(2) * math.log(3)), None, PAIR, generator(0))
+    robust = torch.tensor([math.log(1 + 3**0.5), math.log(1 + 3.0)])
+    natural = torch.tensor([math.log(2), math.log(1 + 3**0.75)])
+    torch.testing.assert_close(values, 0.75 * robust + 0.25 * natural)
+    assert objective.passes == Adversarial(FGSM()).passes + 1
+    assert Adversarial(FGSM(), weight_radius=0.01, clean=0.5).passes == 1 + 2 * 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_of_clean_images_that_cannot_be_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match=r"clean is a share in \[0, 1\); (-0.1|1.0|nan) came"):
+        Adversarial(clean=share)
+
+
 def test_adversarial_training_without_a_radius_is_natural_training() -> None:
     batch = Batch(torch.rand(5, 1, 8, 8), torch.arange(5) % 4, torch.ones(5))
     model = convnet(dropout=0.0).eval()

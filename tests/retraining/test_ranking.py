@@ -99,8 +99,10 @@ def test_equal_commands_give_equal_files_and_another_seed_another_random_order(h
 
 
 @pytest.mark.parametrize("by", ["DistanceSurprise", "LSA", "CoreSet", "KMST", "Margin", "{name: DRE, bins: 5}"])
-def test_any_acquisition_function_orders(here: Path, by: str) -> None:
+def test_any_acquisition_function_orders(here: Path, by: str, capsys: pytest.CaptureFixture[str]) -> None:
     rank("--images", "held.npz", "--by", by, "--train", "old.npz", "--threat", "linf:0.1")
+    is_score = by in ("DistanceSurprise", "LSA", "Margin")
+    assert ("a choice of all at once, whose order says little" in capsys.readouterr().out) is not is_score
     assert sorted(int(row["index"]) for row in rows(here / "order.csv")) == list(range(80))
 
 
@@ -151,6 +153,10 @@ def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pyte
         (("--images", "new", "--classes", NAMES, "--out", "new/order.csv"), "lies among the images"),
         (("--images", "nowhere/"), "there is no folder nowhere"),
         (("--images", "old.npz", "--train", "old.npz"), "name others than the model was trained on by --images"),
+        (
+            ("--images", "./old.npz", "--train", "new/../old.npz"),
+            "name others than the model was trained on by --images",
+        ),
         (("--images", "held.npz", "--by", "EntropyMix"), "EntropyMix needs teacher beside the model"),
         (("--images", "held.npz", "--model", "LeNet5"), "LeNet5 takes images of at least 16x16, got 8x8"),
         (("--images", "heap.npz"), "names no classes: give --classes 10"),

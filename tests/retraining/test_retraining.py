@@ -12,25 +12,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from small_networks import SMALL
 
+from robal import presets
 from robal.acquisition import DRE, KMST, Crafted, Margin
-from robal.attacks import FGSM
+from robal.attacks import FGSM, PGD
 from robal.cli import main
 from robal.datasets import load as load_data
 from robal.errors import AwaitingLabels, InputError
 from robal.folder import RunFolder
 from robal.loop import load, run
 from robal.networks import load_weights
-from robal.objectives import Natural
+from robal.objectives import Adversarial, Natural
 from robal.oracles import CSVFile, Hidden
 from robal.plan import Start
 from robal.plan_checks import check
-from robal.plans import read_plan
+from robal.plans import read_plan, read_yaml
 from robal.report import report
 from robal.retraining import retraining_plan
 from robal.source import Source
+from robal.studies import study_of
 from robal.threats import L2, Linf
 from robal.training import Recipe
 from tiny_runs import Apart, outcome, tiny_plan
@@ -214,6 +217,58 @@ def test_the_options_are_fields_of_the_plan(here: Path) -> None:
     given["threat"] = "l2:0.4"
     plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", **given)  # type: ignore[arg-type]
     assert plan.evaluation.each_round[-1].threat == Linf(0.2)  # 4 · 0.4 / √64
+    given["threat"] = "l1:4"
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", **given)  # type: ignore[arg-type]
+    assert plan.evaluation.each_round == (PGD(steps=50),)  # neither Square nor AutoAttack knows L1
+
+
+def test_all_attacks_of_the_preset_take_their_steps_from_the_threat(here: Path) -> None:
+    """A step of another plan would be too short to reach where a wide threat ends."""
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", budget="5", threat="l2:2")
+    assert isinstance(plan.recipe.objective, Adversarial)
+    assert isinstance(plan.acquisition, Crafted)
+    for attack in (plan.recipe.objective.attack, plan.acquisition.attack):
+        assert attack == PGD(steps=10, step_size=None)
+
+
+def test_the_study_of_robals_own_way_is_of_the_preset_as_it_is() -> None:
+    study = study_of(yaml.safe_load((Path(__file__).parents[2] / "benchmarks" / "retraining.yaml").read_text()))
+    preset = read_plan(base=read_yaml(presets.text("retrain"), "retrain"))
+    ways = {one.labels["method"]: one.plan for one in study.cells}
+    for name in ("robal's own", "robal's own, one label"):
+        assert ways[name].recipe == preset.recipe
+        assert ways[name].acquisition == preset.acquisition
+    paper = ways["as in DRE"]
+    assert isinstance(paper.recipe.objective, Adversarial)
+    assert isinstance(paper.acquisition, Crafted)
+    assert paper.acquisition.attack == paper.recipe.objective.attack
+
+
+def test_as_in_the_paper_the_chosen_images_themselves_are_not_trained_on(here: Path) -> None:
+    """600 that it was trained on and 8 crafted examples, two epochs of PGD-2; and 8 images crafted once."""
+    crafted = "{name: Crafted, inner: Random, images: false, attack: {name: PGD, steps: 2}}"
+    given = ("--budget", "8", "--acquisition", crafted)
+    assert retrain("held.npz", *given, *QUICK) == 0
+    _, after = rows(here / "run")
+    assert (after["labels"]["bought"], after["kept"]["crafted"]) == (8, 8)
+    assert after["gradient_evaluations"] == 2 * (600 + 8) * 3 + 8 * 2
+
+
+def test_new_images_that_the_model_was_trained_on_are_no_candidates(here: Path) -> None:
+    old, held = np.load("old.npz"), np.load("held.npz")
+    some = {name: np.concatenate([held[name][:40], old[name][:30]]) for name in ("images", "labels")}
+    np.savez("mixed.npz", **some)
+    _, data = retraining_plan(SMALL, "old.npz", "mixed.npz", weights=Path("weights.safetensors"), budget="5")
+    assert data.test is not None
+    assert (len(data.pool.candidates), len(data.test)) == (20, 20)  # of the 40 that are new
+    assert "as were 30 more of the new ones, left out" in data.about
+
+
+def test_a_threat_that_nobody_named_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", SMALL, "--weights", "weights.safetensors", "--train", "old.npz", "--images", "held.npz"]
+    with pytest.raises(SystemExit):
+        main(["retrain", *given, "--budget", "5", "--out", "run", *QUICK])
+    assert "no --threat: Linf, eps = 0.2, of intensities in [0, 1], is the preset's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

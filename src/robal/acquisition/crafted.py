@@ -28,13 +28,15 @@ class Crafted:
     Args:
         inner: chooses; what it adds to the training set is added too.
         attack: crafts; its threat, where open, is the plan's.
+        images: whether the chosen images themselves are trained on too.
 
-    Source: test selection and retraining in Guo et al., arXiv 2112.02542, section 8. The paper does not say by which
-    attack, nor whether the images themselves are trained on beside their adversarial examples; here they are.
+    Source: test selection and retraining in Guo et al., arXiv 2112.02542, section 8: its training data are those of
+    before and the crafted examples, images=False. The paper does not say by which attack.
     """
 
     inner: Acquisition | Score = DRE()
     attack: Attack = PGD()
+    images: bool = True
 
     @property
     def example_passes(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robal.acquisition import Acquisition, DistanceSurprise, LikelihoodSurprise, needs_of
+from robal.acquisition import Acquisition, DistanceSurprise, LikelihoodSurprise, is_score, needs_of
 from robal.acquisition.acquisition import choose_with_scores, parts_of
 from robal.candidates import Candidates
 from robal.datasets import load
@@ -47,13 +47,14 @@ class Ranking:
     """Images in the order in which a tester should look at them.
 
     Args:
-        indices: [n] int64, positions in the data set, the likeliest fault first.
+        indices: [n] int64, positions in the data set: by score, the likeliest fault first; or as a joint choice has it.
         scores: [n] in that order, or None for a joint choice without scores.
         predicted: [n] int64, what the model says of them.
         labels: [n] int64, what is known, -1 elsewhere.
         by: the name of what ordered them.
         dataset: what was ordered.
         classes: the K names.
+        is_joint: whether all were chosen at once, so that their order says little.
     """
 
     indices: Tensor
@@ -63,6 +64,7 @@ class Ranking:
     by: str
     dataset: Offered
     classes: tuple[str, ...]
+    is_joint: bool = False
 
     @property
     def faults(self) -> Tensor:
@@ -168,7 +170,7 @@ def rank_from_files(
         resize,
         classes,
         said,
-        is_trained_on=version_of(images)[0] == version_of(train)[0] if train else False,
+        is_trained_on=train is not None and version_of(images)[0].resolve() == version_of(train)[0].resolve(),
     )
     labels = in_classes(tested, tested.labels, names) if tested.classes else tested.labels.clone()
     for index, label in read_labels(labelled, names, tested).items():
@@ -198,7 +200,8 @@ def rank_from_files(
     )
     order, scores = choose_with_scores(method, candidates, len(tested), generator(seed, "rank"))
     predicted = candidates.logits.argmax(1)[order]
-    return Ranking(order, scores, predicted, labels[order], type(method).__name__, tested, names)
+    by_name, is_joint = type(method).__name__, not is_score(method)
+    return Ranking(order, scores, predicted, labels[order], by_name, tested, names, is_joint)
 
 
 def _columns(path: Path) -> set[str]:

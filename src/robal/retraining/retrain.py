@@ -124,8 +124,10 @@ def _share(budget: str, data: Data) -> int:
 
 
 def _measured(asked: Evaluation, threat: Threat, data: Data) -> Evaluation:
-    """Beside what is asked for a norm that nothing was crafted for."""
+    """Beside what is asked for a norm that nothing was crafted for; of a threat that Square knows not, PGD alone."""
     attacks = list(asked.each_round)
+    if not isinstance(threat, Linf | L2):
+        return replace(asked, each_round=tuple(one for one in attacks if isinstance(one, PGD)))
     root = math.sqrt(math.prod(data.images.shape[1:]))
     to = threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root
     eps = float(f"{to:.2g}")
