@@ -61,6 +61,8 @@ class Data:
         known: [N] int64, labels of the pool that are known from the beginning and cost nothing, -1 elsewhere: the
             images that a model to be retrained was trained on. None: no label is.
         tests_new: whether the test images are a share of the new ones, beside those that are known.
+        known_test: test images of what a model to be retrained was trained on, where `test` is of others, else None: by
+            them it shows what the model forgot.
         unforeseen: in a simulation, the names of classes that nobody has thought of yet. Hidden and test labels from K
             on are theirs, in this order.
     """
@@ -74,6 +76,7 @@ class Data:
     about: str
     known: Tensor | None = None
     tests_new: bool = False
+    known_test: Split | None = None
     unforeseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -87,7 +90,8 @@ class Data:
                     f"a pool of {len(self.images)} images came with {list(self.hidden.shape)} hidden labels"
                 )
             check_labels(self.hidden, len(self.classes) + len(self.unforeseen), UNLABELLED, "hidden labels")
-        for split, what in ((self.validation, "validation"), (self.test, "test")):
+        splits = {"validation": self.validation, "test": self.test, "known test": self.known_test}
+        for what, split in splits.items():
             if split is None:
                 continue
             classes = len(self.classes) + (len(self.unforeseen) if what == "test" else 0)

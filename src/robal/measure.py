@@ -152,6 +152,12 @@ def measure(
         if unknown:
             row["unforeseen"] = unknown
         row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last, before=before)
+    if data.known_test is not None:
+        inputs, labels = data.known_test.images.at_rest(torch.arange(len(data.known_test))), data.known_test.labels
+        now = clean(trained.model, inputs, labels)
+        row["known_test"] = {"accuracy": now.accuracy, "images": len(labels)}
+        if before is not None:
+            row["known_test"] |= against_before(clean(before, inputs, labels).correct, now.correct)
     if audit is not None:
         row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
         known = audit.labels >= 0

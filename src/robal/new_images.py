@@ -26,7 +26,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     The test is, of these, the first that there is: `tests` (its test split, else all of it); the test split of the new
     images; a share of them drawn at random, where all their labels are held; the test split of what was trained on.
     An image of the test that is in the pool too, pixel by pixel, is left out of the test, and a new image that the
-    model was trained on is left out of the new ones.
+    model was trained on is left out of the new ones. Where the test is of other images, the test split of what was
+    trained on is the known test.
 
     Args:
         trained_on: labelled images; those without a label are left out.
@@ -52,7 +53,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         after = replace(after, labels=in_classes(new, new.labels, classes))
     test, how = _tests(trained_on, new, tests, is_one)
     known = set(prints(before.images))
-    old = torch.tensor([at for at, one in enumerate(prints(after.images)) if one in known], dtype=torch.int64)
+    old = _among(after.images, known)
     if 2 * len(old) > len(after.labels):
         raise InputError(f"most images of {new.name} are among those that the model was trained on: name new ones")
     after = after.without(old)
@@ -62,8 +63,10 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         count = min(max(round(apart * len(after.labels)), 1), len(after.labels) - 1)
         test, after = _drawn(after, count, seed, "apart", keep_order=False)  # attacks look at the first ones
         how = f"{count:,} of {new.name}, drawn at random, are the test"
+    own = _own(trained_on, classes)
+    known_test = own[0] if test is not None and not is_one else None
     if test is None:
-        test, how = _own(trained_on, classes)
+        test, how = own
     for part, name in ((after, new.name), *([] if test is None else [(test, "the test")])):
         if part.images.shape[1:] != before.images.shape[1:]:
             shapes = [" x ".join(map(str, images.shape[1:])) for images in (part.images, before.images)]
@@ -71,9 +74,11 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
                 f"the images of {name} are {shapes[0]}, those of {trained_on.name} {shapes[1]}: give a size for all, "
                 "such as data.resize=32"
             )
+    in_pool = known.union(prints(after.images))
+    if known_test is not None:
+        known_test = known_test.without(_among(known_test.images, in_pool))
     if test is not None:
-        in_pool = known.union(prints(after.images))
-        twins = torch.tensor([at for at, one in enumerate(prints(test.images)) if one in in_pool], dtype=torch.int64)
+        twins = _among(test.images, in_pool)
         if 2 * len(twins) > len(test.labels):
             raise InputError(
                 "most of the test images are among those that are chosen from, or that the model was trained on: name "
@@ -96,6 +101,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         f"that the model was trained on{left_out}; {how}.",
         torch.cat([torch.full_like(after.labels, UNLABELLED), before.labels]),
         tests_new,
+        None if known_test is None else known_test.split(),
     )
 
 
@@ -128,6 +134,11 @@ def in_classes(dataset: Named, labels: Tensor, classes: tuple[str, ...]) -> Tens
         strange = next(name for name, is_known in zip(names, known, strict=True) if not is_known)
         raise InputError(f"{dataset.name} has images labelled {strange!r}, which is none of {', '.join(classes)}")
     return torch.where(labels >= 0, torch.tensor([*places, UNLABELLED])[labels], UNLABELLED)
+
+
+def _among(images: Tensor, known: set[int]) -> Tensor:
+    """[k] positions of the images that are known, by their prints."""
+    return torch.tensor([at for at, one in enumerate(prints(images)) if one in known], dtype=torch.int64)
 
 
 def _labelled(part: Part) -> Part:

@@ -254,6 +254,35 @@ def test_as_in_the_paper_the_chosen_images_themselves_are_not_trained_on(here: P
     assert after["gradient_evaluations"] == 2 * (600 + 8) * 3 + 8 * 2
 
 
+def test_what_is_forgotten_of_the_old_task_is_measured_on_its_own_test_images(here: Path) -> None:
+    """Two of the old test images are among the new ones; such are left out where they could be chosen."""
+    old, tests, held = (np.load(f"{name}.npz") for name in ("old", "tests", "held"))
+    dark = np.concatenate([held["images"] // 3, tests["images"][:2]])
+    np.savez("dark.npz", images=dark, labels=np.concatenate([held["labels"], tests["labels"][:2]]))
+    parts = {f"test_{name}": tests[name] for name in ("images", "labels")}
+    np.savez("split.npz", **{name: old[name] for name in ("images", "labels")}, **parts)
+    assert retrain("dark.npz", "--budget", "5", *QUICK, train="split.npz") == 0
+    before, after = rows(here / "run")
+    seen = before["known_test"]["images"]
+    assert 78 <= seen <= 80  # but for those that are candidates too
+    data = read_plan("run/plan.yaml").data.load()
+    assert data.known_test is not None
+    right = []
+    for number in (0, 1):
+        model = read_plan("run/plan.yaml").network(data.images.shape, 10, 0)
+        weights = load_file(f"run/rounds/00{number}/model.safetensors")
+        model.load_state_dict({name.removeprefix("model:"): value for name, value in weights.items()})
+        inputs = data.known_test.images.batch(torch.arange(seen), "cpu")
+        right.append(model.eval()(inputs).argmax(1) == data.known_test.labels)
+    assert [before["known_test"]["accuracy"], after["known_test"]["accuracy"]] == [
+        pytest.approx(one.double().mean().item()) for one in right
+    ]
+    forgotten = (right[0] & ~right[1]).sum() / right[0].sum()
+    assert after["known_test"]["forgotten"] == pytest.approx(forgotten.item())
+    page = report([here / "run"]).read_text(encoding="utf-8")
+    assert "On test images of what it was trained on before: clean" in page
+
+
 def test_new_images_that_the_model_was_trained_on_are_no_candidates(here: Path) -> None:
     old, held = np.load("old.npz"), np.load("held.npz")
     some = {name: np.concatenate([held[name][:40], old[name][:30]]) for name in ("images", "labels")}

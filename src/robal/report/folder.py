@@ -71,9 +71,10 @@ class Round:
     in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
     `wrong` and `auroc`: in a simulation, how many bought labels are wrong, and how well two scores tell them. `again`
     and `changed`: labels asked for again in this round, and how many became others. `forgotten` and `learned`, of a
-    retraining: shares of the test images that the model before it had right, and wrong. `audit` is of
-    the audit set, None without one. `stopped`: the plan's `stop` ended the run after this round. `unforeseen`: test
-    images of classes that nobody had named yet, which count as wrong.
+    retraining: shares of the test images that the model before it had right, and wrong. `known` is clean accuracy on
+    test images of what was trained on before, where the test is of others, and `known_forgotten` as `forgotten`, of
+    them. `audit` is of the audit set, None without one. `stopped`: the plan's `stop` ended the run after this round.
+    `unforeseen`: test images of classes that nobody had named yet, which count as wrong.
     """
 
     number: int
@@ -100,6 +101,8 @@ class Round:
     changed: int = 0
     forgotten: float | None = None
     learned: float | None = None
+    known: Rate | None = None
+    known_forgotten: float | None = None
     audit: Audited | None = None
     stopped: bool = False
     unforeseen: int = 0
@@ -274,7 +277,7 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
     labels = _counts(row.get("labels"))
     wrong, again = mapping(row.get("wrong_labels")), mapping(mapping(row.get("query")).get("again"))
     told = {name: _share(value) for name, value in mapping(wrong.get("auroc")).items()}
-    against = mapping(row.get("against_before"))
+    against, known = mapping(row.get("against_before")), mapping(row.get("known_test"))
     times = {phase: max(0.0, number(mapping(row.get("times")).get(phase)) or 0.0) for phase in PHASES}
     seconds = number(row.get("seconds"))
     return Round(
@@ -302,6 +305,8 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         changed=whole(again.get("changed")) or 0,
         forgotten=_share(against.get("forgotten")),
         learned=_share(against.get("learned")),
+        known=_rate(known.get("accuracy"), known.get("images")),
+        known_forgotten=_share(known.get("forgotten")),
         audit=audit,
         stopped=bool(row.get("stopped")),
         unforeseen=whole(row.get("unforeseen")) or 0,

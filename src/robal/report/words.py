@@ -153,6 +153,12 @@ def findings(record: RunRecord) -> list[str]:
             f"Of the test images that the model had right, {100 * row.forgotten:.1f} % are forgotten; of those that it "
             f"had wrong, {100 * row.learned:.1f} % are learned."
         )
+    known, now = record.rounds[0].known, row.known
+    if known is not None and now is not None and row.known_forgotten is not None:
+        said.append(
+            f"On test images of what it was trained on before: clean {100 * known.value:.1f} → {100 * now.value:.1f} % "
+            f"({now.range}); {100 * row.known_forgotten:.1f} % of those that it had right are forgotten."
+        )
     if record.new_classes:
         words = " and ".join(record.new_classes)
         said.append(f"On the way {len(record.new_classes)} new {_classes(len(record.new_classes))} came up: {words}.")
