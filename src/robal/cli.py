@@ -348,10 +348,12 @@ def reproduce_command(
     for about in columns:  # all of them before any begins
         further, several = list(settings), len(columns) > 1
         is_here = present(about.dataset, data_folder(data)) == "here"
-        is_here = is_here or any(setting.startswith(("data.name=", "dataset=", "data=")) for setting in settings)
+        chosen = [setting for setting in settings if setting.startswith(("data.name=", "dataset=", "data="))]
+        is_here = is_here or bool(chosen)
         if about.stand_in and not is_here:
             say(f"{about.name}: {about.dataset} is not there, so {about.stand_in['data.name']} stands in for it")
-            further += [f"{key}={json_module.dumps(value)}" for key, value in about.stand_in.items()]
+        if about.stand_in and (not is_here or chosen[-1:] == [f"data.name={about.stand_in['data.name']}"]):
+            further = [*(f"{key}={json_module.dumps(value)}" for key, value in about.stand_in.items()), *settings]
         elif several and not is_here:
             left_out.append(f"{about.name} (no {about.dataset}; `robal data list` says more)")
             continue

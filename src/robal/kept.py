@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robal.acquisition import Crafted
+from robal.acquisition.acquisition import parts_of
 from robal.images import Images, unit
 from robal.pool import Examples
 from robal.training.tensors import load_tensors, save_tensors
@@ -20,6 +22,14 @@ _PSEUDO = Examples.KINDS.index("pseudo")
 def carried_on(kept: Examples, added: Examples) -> Examples:
     """What training uses beside the bought examples: all that was ever added, but of pseudo-labels only the new."""
     return Examples.join([kept.of_kind("twin", "crafted"), added])
+
+
+def trained_on(acquisition: object, examples: Examples) -> Examples:
+    """Without bought images of which an example was crafted, where a `Crafted(images=False)` is in `acquisition`."""
+    if not any(isinstance(part, Crafted) and not part.images for part in parts_of(acquisition)):
+        return examples
+    is_bought = examples.kind == Examples.KINDS.index("bought")
+    return examples.only(~(is_bought & torch.isin(examples.origin, examples.of_kind("crafted").origin)))
 
 
 def save_kept(path: Path, added: Examples) -> None:

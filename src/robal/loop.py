@@ -20,7 +20,7 @@ from robal.data import Data
 from robal.errors import InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.images import files_at
-from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept
+from robal.kept import carried_on, describe_guesses, describe_kept, load_kept, save_kept, trained_on
 from robal.measure import Audit, Labelled, describe_query, measure, monitor_of
 from robal.networks import load_weights
 from robal.oracles import Hidden, InFolder, LabelStudio, agreed_by_several
@@ -249,7 +249,7 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
     if number or plan.trains_at_start:
         trained = fit(
             recipe,
-            labelled.examples,
+            trained_on(plan.acquisition, labelled.examples),
             state.pool.images.at_rest(used) if recipe.looks_at_the_pool else None,  # `fit` alone holds them
             previous.widened(fresh) if goes_on else fresh,
             monitor_of(plan, labelled, number),
@@ -359,7 +359,7 @@ def load(plan: Plan, data: Data, place: RunFolder) -> tuple[State, Trained]:
     if plan.start.weights and not plan.start.labels and not history:
         load_weights(trained.model, place.path / WEIGHTS)
     if history:
-        examples = Labelled.of(plan, data, state, state.kept).examples
+        examples = trained_on(plan.acquisition, Labelled.of(plan, data, state, state.kept).examples)
         objective = (plan.start.recipe if len(history) == 1 else plan.recipe).objective
         has_learned = len(history) > 1 or plan.trains_at_start
         companion = objective.begin(trained.model, examples.of_kind(*Examples.TRAINED)) if has_learned else None

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robal.acquisition import Crafted
 from robal.attacks import Attack
 from robal.candidates import Candidates
 from robal.data import Data
@@ -49,10 +48,7 @@ class Labelled:
         """
         pool, meta = state.pool, state.meta[state.pool.labels[state.meta] >= 0]
         training = pool.labelled[~torch.isin(pool.labelled, torch.cat([state.validation, meta]))]
-        shown = training
-        if kept is not None and isinstance(plan.acquisition, Crafted) and not plan.acquisition.images:
-            shown = training[~torch.isin(training, kept.of_kind("crafted").origin)]
-        examples = Examples.of(pool.images.at_rest(shown), pool.labels[shown], shown)
+        examples = Examples.of(pool.images.at_rest(training), pool.labels[training], training)
         beside = Examples.of(pool.images.at_rest(meta), pool.labels[meta], meta, "meta") if len(meta) else None
         nobody = (pool.labels == NONE_OF_THESE).nonzero().flatten()
         outside = Examples.of(pool.images.at_rest(nobody), torch.zeros_like(nobody), nobody, "none")

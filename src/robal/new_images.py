@@ -64,7 +64,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         test, after = _drawn(after, count, seed, "apart", keep_order=False)  # attacks look at the first ones
         how = f"{count:,} of {new.name}, drawn at random, are the test"
     own = _own(trained_on, classes)
-    known_test = own[0] if test is not None and not is_one else None
+    known_test = own[0] if test is not None and not is_one and tests is not trained_on else None
     if test is None:
         test, how = own
     for part, name in ((after, new.name), *([] if test is None else [(test, "the test")])):
@@ -76,7 +76,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
             )
     in_pool = known.union(prints(after.images))
     if known_test is not None:
-        known_test = known_test.without(_among(known_test.images, in_pool))
+        elsewhere = in_pool if test is None else in_pool.union(prints(test.images))
+        known_test = known_test.without(_among(known_test.images, elsewhere))
     if test is not None:
         twins = _among(test.images, in_pool)
         if 2 * len(twins) > len(test.labels):

@@ -6,7 +6,7 @@ import importlib.util
 
 import torch
 
-from robal.acquisition import needs_of, proxy_in
+from robal.acquisition import Crafted, needs_of, proxy_in
 from robal.acquisition.acquisition import parts_of
 from robal.data import Data
 from robal.errors import InputError
@@ -104,6 +104,13 @@ def _choice(plan: Plan, _data: Data) -> None:
     for of in (*parts_of(plan.start.acquisition), *parts_of(plan.acquisition)):
         if hasattr(of, "check"):
             of.check()
+    if plan.recipe.pool is not None and any(
+        isinstance(part, Crafted) and not part.images for part in parts_of(plan.acquisition)
+    ):
+        raise InputError(
+            "Crafted(images=False) keeps the chosen images from training, and recipe.pool has teachers who learn from "
+            "them: add recipe.pool=null, or acquisition.images=true"
+        )
     needed = {*needs_of(plan.start.acquisition), *(["proxy"] if proxy_in(plan.start.acquisition) else [])}
     if needed:
         name = type(plan.start.acquisition).__name__

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from robal.attacks import ascend
 from robal.errors import InputError
+from robal.networks import in_bfloat16
 from robal.objectives import CAAT, FRL, Batch, ClassCosts, Doubtful, Learned, Lesson, LossRank, Natural, Trades
 from robal.objectives.caat import CLASS_LOSS, Companion
 from robal.pool import Examples
@@ -163,7 +164,7 @@ def with_one_meta_image(count: int) -> Examples:
     return examples
 
 
-@pytest.mark.parametrize("weighing", [Learned(), Learned(0.001), LossRank(0.01), LossRank(0.99), Doubtful(0.0)])
+@pytest.mark.parametrize("weighing", [Learned(), Learned(0.001), LossRank(0.025), LossRank(0.975), Doubtful(0.0)])
 def test_one_anti_adversary_in_a_batch_is_no_matter_to_batchnorm(weighing: Any) -> None:
     """It sees all that was crafted at once; a single image it would refuse. One meta image is shown twice."""
     objective = CAAT(steps=1, weighing=weighing, costs=None, threat=THREAT)
@@ -171,6 +172,16 @@ def test_one_anti_adversary_in_a_batch_is_no_matter_to_batchnorm(weighing: Any) 
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
     found = fit(recipe, with_one_meta_image(85), None, Trained(model), None, 0)
     assert all(bool(one.isfinite().all()) for one in found.model.state_dict().values())
+
+
+def test_the_shares_of_passes_in_bfloat16_are_float32() -> None:
+    """Rounded to bfloat16, those near 1 would be 1, and their examples lose the adversary."""
+    model, batch, objective = convnet(dropout=0.0).eval(), a_batch(), CAAT(steps=1, threat=THREAT)
+    companion = begun(objective, model, batch)
+    with in_bfloat16(model, True):
+        crafted = objective._craft(model, companion, batch, generator(0))
+    assert crafted.shares.dtype is torch.float32
+    assert not torch.equal(crafted.shares, crafted.shares.bfloat16().float())
 
 
 def test_the_first_weights_follow_from_the_seed() -> None:

@@ -218,11 +218,11 @@ def test_a_run_of_which_the_metrics_alone_were_kept_lends_nothing(tmp_path: Path
     for path in sorted(kept.rglob("*"), reverse=True):
         if path.name not in ("metrics.jsonl", "plan.yaml", "environment.json"):
             path.rmdir() if path.is_dir() else path.unlink()
-    grown = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random", "Margin"], "seed": 1}))
-    assert [why for _, why in carry_out(grown)] == [""]
-    rows = (grown.folder(cell(grown, acquisition="Margin")) / "metrics.jsonl").read_text()
-    assert "shared_with" not in rows
-    assert len(rows.splitlines()) == 2
+    grown = Place.begun(tmp_path / "study", said(grid={"acquisition": ["Random", "Margin", "MaxEntropy"], "seed": 1}))
+    assert [why for _, why in carry_out(grown)] == ["", ""]
+    new = [(grown.folder(cell(grown, acquisition=one)) / "metrics.jsonl") for one in ("Margin", "MaxEntropy")]
+    assert ["shared_with" in one.read_text() for one in new] == [False, True]  # the first computes it for both
+    assert [len(one.read_text().splitlines()) for one in new] == [2, 2]
     assert {path.name for path in kept.iterdir()} == {"metrics.jsonl", "plan.yaml", "environment.json"}
 
 

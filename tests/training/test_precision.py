@@ -17,7 +17,7 @@ from robal.augmentations import Affine
 from robal.errors import InputError
 from robal.evaluation import clean
 from robal.networks import PreActResNet, in_bfloat16, interval_bounds
-from robal.objectives import MTLIBP, NFGSM, Adversarial, Batch, FixMatch, Natural, Trades
+from robal.objectives import ACT, MTLIBP, NFGSM, Adversarial, Batch, FixMatch, Natural, Trades
 from robal.plans import read_plan
 from robal.pool import Examples
 from robal.seeds import generator
@@ -79,6 +79,7 @@ def test_passes_are_made_in_the_precision_and_answers_are_float32(
         Trades(steps=2, threat=SMALL),
         MTLIBP(PGD(2, threat=SMALL), alpha=0.05, threat=SMALL),
         FixMatch(),
+        ACT(share=0.5, steps=2, threat=SMALL),
     ],
     ids=lambda objective: type(objective).__name__,
 )

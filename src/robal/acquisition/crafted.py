@@ -28,7 +28,7 @@ class Crafted:
     Args:
         inner: chooses; what it adds to the training set is added too.
         attack: crafts; its threat, where open, is the plan's.
-        images: whether the chosen images themselves are trained on too.
+        images: whether the chosen images themselves are trained on too, where they have an adversarial example.
 
     Source: test selection and retraining in Guo et al., arXiv 2112.02542, section 8: its training data are those of
     before and the crafted examples, images=False. The paper does not say by which attack.

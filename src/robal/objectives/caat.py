@@ -108,8 +108,8 @@ class CAAT:
 
     A learned weighing is taught before every so many steps: the model is taken one step of the trainer's optimiser
     ahead, W(Ω), on the batch; the loss of W(Ω) on a batch of the meta set, which is w₀ CE + β w₁ KL + γ CE(f(x''), y),
-    each class that is there weighing as much as any other, is differentiated with respect to the weights Ω, and Ω takes
-    a step of Adam. ζ and all crafted images are constants.
+    the mean over classes of their means, is differentiated with respect to the weights Ω, and Ω takes a step of Adam.
+    ζ and all crafted images are constants.
 
     An example whose share is 0 or 1 needs one crafted image; with a learned weighing two are charged to the budget all
     the same, so that at a low temperature it buys fewer steps than it might.
@@ -134,8 +134,8 @@ class CAAT:
     through ζ; features are normalised by statistics of earlier batches, and the class weights over all examples, so
     that the images of a batch do not weigh on each other; the temperature is 1 (there 0.001, at which nearly no example
     has a gradient); images are not normalised before they are attacked; steps grow with the radius, and the errors of
-    classes are measured under the threat of training. There the meta set is balanced; here its loss is. The bound by
-    the gradient is named in the paper and was not released: its formula is ours.
+    classes are measured under the threat of training. There the meta set is balanced; here its loss weighs classes
+    evenly, beside w₀ and w₁. The bound by the gradient is named in the paper and was not released: its formula is ours.
     """
 
     beta: float = 1.5

@@ -77,7 +77,7 @@ class Learned:
 
     def shares(self, learned: Callable[[Tensor], Tensor], features: Tensor, normalised: Tensor) -> Tensor:
         scores: Tensor = learned(normalised)
-        return (scores / self.temperature).softmax(1)[:, 1]
+        return (scores.to(torch.promote_types(scores.dtype, torch.float32)) / self.temperature).softmax(1)[:, 1]
 
     def teach(self, learned: nn.Module, gradients: Mapping[str, Tensor]) -> None:
         """One step of Adam, whose moments are the module's buffers."""

@@ -127,7 +127,7 @@ def _measured(asked: Evaluation, threat: Threat, data: Data) -> Evaluation:
     """Beside what is asked for a norm that nothing was crafted for; of a threat that Square knows not, PGD alone."""
     attacks = list(asked.each_round)
     if not isinstance(threat, Linf | L2):
-        return replace(asked, each_round=tuple(one for one in attacks if isinstance(one, PGD)))
+        return replace(asked, each_round=tuple(one for one in attacks if isinstance(one, PGD)) or (PGD(steps=50),))
     root = math.sqrt(math.prod(data.images.shape[1:]))
     to = threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root
     eps = float(f"{to:.2g}")

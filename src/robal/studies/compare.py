@@ -21,7 +21,7 @@ from robal.plans import read_yaml
 from robal.studies.reproduce import reproduction
 from robal.studies.schedule import Scheduler, carried_out
 from robal.studies.study import Cell, Primary, Study, grids_of, holds, study_of
-from robal.studies.work import FAILED, Job
+from robal.studies.work import FAILED, Job, lends
 
 FILE = "study.yaml"
 Status = Literal["finished", "failed", "waits", "damaged", "begun", "new"]
@@ -174,7 +174,11 @@ def jobs_of(place: Place, standings: Mapping[str, Standing], data: str) -> tuple
     groups: dict[str, list[Cell]] = {}
     for cell in left:
         groups.setdefault(cell.start or cell.name, []).append(cell)
-    have = {cell.start: cell for cell in place.study.cells if standings[cell.name].rounds and cell.start}
+    have = {
+        cell.start: cell
+        for cell in place.study.cells
+        if standings[cell.name].rounds and cell.start and lends(place.folder(cell))
+    }
     now, later = [], dict[Path, list[Job]]()
     for key, cells in groups.items():
         source = have.get(key)

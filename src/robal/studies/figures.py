@@ -95,20 +95,20 @@ def bias(found: Bias, labels: Sequence[str], name: str) -> Drawing:
         return draw(name, "Bias of each choice by measure, in bits over a random choice.", figure)
 
 
-def classes(block: Block, measures: Sequence[str], names: Sequence[str], name: str) -> Drawing | None:
+def classes(block: Block, measures: Sequence[str], name: str) -> Drawing | None:
     """Rates of each class by what is compared, means over seeds, a panel a measure; None where no class was told."""
     rows = {measure: [line.by_class(measure) for line in block.lines] for measure in measures}
-    wide = {measure: max(map(len, found)) for measure, found in rows.items() if any(found)}
-    if not wide:
+    rows = {measure: found for measure, found in rows.items() if any(found)}
+    if not rows:
         return None
     labels = [line.label for line in block.lines]
     with style():
-        figure = canvas(5.6, len(wide) * (1.1 + 0.32 * len(labels)))
-        panels = figure.subplots(len(wide), 1, squeeze=False)[:, 0]
-        for axes, (measure, count) in zip(panels, wide.items(), strict=True):
-            empty = [None] * count
-            values = 100 * np.array([found or empty for found in rows[measure]], dtype=float)
-            _heat_map(axes, values, labels, [label(one, 12) for one in names[:count]], "{:.0f}")
+        figure = canvas(5.6, len(rows) * (1.1 + 0.32 * len(labels)))
+        panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+        for axes, (measure, found) in zip(panels, rows.items(), strict=True):
+            names = list(dict.fromkeys(one for rates in found for one in rates))
+            values = 100 * np.array([[rates.get(one, np.nan) for one in names] for rates in found])
+            _heat_map(axes, values, labels, [label(one, 12) for one in names], "{:.0f}")
             axes.tick_params(axis="x", labelrotation=35)
             for tick in axes.get_xticklabels():
                 tick.set_horizontalalignment("left")

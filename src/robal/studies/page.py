@@ -191,9 +191,8 @@ def _drawn(
     )
     parts = dict.fromkeys(without_kind(name) for name in results.measures if is_by_class(name))
     if parts:
-        names = next((run.record.classes for line in block.lines for run in line.runs), ())
         caption = "By class: means over seeds, at the end."
-        shown.append((caption, figures.classes(block, list(parts), names, f"{start}-classes")))
+        shown.append((caption, figures.classes(block, list(parts), f"{start}-classes")))
     by_round = block.curve_measure(measure)
     bias = bias_of(block, by_round or measure)
     if bias is not None:

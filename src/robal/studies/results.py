@@ -122,12 +122,15 @@ class Line:
         values = list(self.values(measure, at).values())
         return statistics.mean(values) if values else None
 
-    def by_class(self, measure: str) -> list[float | None]:
-        """[K] means over finished runs, at their ends; None for a class that one of them has no test image of."""
-        ends = [run.record.last for run in self.runs if run.is_finished]
-        columns = zip(*(_by_class(row, measure) for row in ends if row is not None), strict=True)
-        some = [[rate for rate in column if rate is not None] for column in columns]
-        return [statistics.mean(rates) if len(rates) == len(ends) else None for rates in some]
+    def by_class(self, measure: str) -> dict[str, float]:
+        """By name, means over finished runs, at their ends, of the classes that all of them have test images of."""
+        found = []
+        for run in self.runs:
+            if run.is_finished and run.record.last is not None:
+                named = zip(run.record.classes, _by_class(run.record.last, measure), strict=False)
+                found.append({name: rate for name, rate in named if rate is not None})
+        shared = [name for name in (found[0] if found else {}) if all(name in rates for rates in found)]
+        return {name: statistics.mean(rates[name] for rates in found) for name in shared}
 
     def over_seeds(self, measure: str, at: str = "end") -> tuple[float, float] | None:
         """95 % bootstrap interval of the mean; None for fewer than five seeds."""

@@ -78,14 +78,19 @@ def work(job: Job) -> None:
         raise
 
 
+def lends(folder: Path) -> bool:
+    """Whether a run has all of its round 0, and not its metrics alone."""
+    return (folder / "state.sqlite").exists() and (folder / "rounds" / "000" / "model.safetensors").exists()
+
+
 def take_over(start: Path, folder: Path, plan: Plan, data: Data) -> None:
     """Begin a run with round 0 of another one whose round 0 is the same.
 
     Nothing is taken where the run has a question already, where the other one was begun with other images, by another
     version or on another device, or lacks what it should have: then the run computes its own.
     """
-    if not (start / "state.sqlite").exists() or not (start / "rounds" / "000" / "model.safetensors").exists():
-        return  # its metrics alone were kept
+    if not lends(start):
+        return
     source = RunFolder(start)
     with RunFolder(folder).locked() as place:
         check_same_run(place, plan, data)
