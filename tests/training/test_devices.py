@@ -24,7 +24,7 @@ from robal.loop import run
 from robal.networks import LeNet5, PreActResNet
 from robal.objectives import ACT, Adversarial, Batch, Natural
 from robal.pool import Examples
-from robal.threats import Linf
+from robal.threats import L2, Linf
 from robal.training import Adam, Recipe, Trained, fit
 from robal.training.devices import Group
 from tiny_runs import tiny_plan
@@ -32,6 +32,7 @@ from tiny_runs import tiny_plan
 DIGITS = load("digits")
 EXAMPLES = Examples.of(DIGITS.images[:300], DIGITS.labels[:300])
 PLAIN = PGD(steps=2, step_size=0.1, random_start=False, threat=Linf(0.1))
+SMOOTH = replace(PLAIN, step_size=1.0, threat=L2(1.0))
 RECIPE = Recipe(Adversarial(PLAIN), epochs=2, batch_size=40, optimiser=Adam(2e-3))
 TWO = replace(RECIPE, devices=2)
 
@@ -67,9 +68,10 @@ class Accuracy:
             return float((model(DIGITS.images[300:500] / 255).argmax(1) == DIGITS.labels[300:500]).float().mean())
 
 
-@pytest.mark.parametrize("objective", [Natural(), Adversarial(PLAIN)], ids=["natural", "adversarial"])
+@pytest.mark.parametrize("objective", [Natural(), Adversarial(SMOOTH)], ids=["natural", "adversarial"])
 def test_two_devices_take_the_steps_of_one_where_nothing_is_drawn(objective: object) -> None:
-    # the last batch has 20 images; without noise and BatchNorm, sums of floats alone differ
+    # the last batch has 20 images; without noise and BatchNorm, sums of floats alone differ. Under Linf their last digits
+    # would decide the sign of a gradient that is nearly 0, and so a whole step of a pixel
     one, two = (trained(replace(RECIPE, objective=objective, devices=count)) for count in (1, 2))
     start = parameters(lenet())
     moved = parameters(one.model) - start
