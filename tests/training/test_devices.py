@@ -70,7 +70,7 @@ class Accuracy:
 
 @pytest.mark.parametrize("objective", [Natural(), Adversarial(SMOOTH)], ids=["natural", "adversarial"])
 def test_two_devices_take_the_steps_of_one_where_nothing_is_drawn(objective: object) -> None:
-    # the last batch has 20 images; without noise and BatchNorm, sums of floats alone differ. Under Linf their last digits
+    # the last batch has 20 images; without noise and BatchNorm, sums of floats alone differ. Under Linf last digits
     # would decide the sign of a gradient that is nearly 0, and so a whole step of a pixel
     one, two = (trained(replace(RECIPE, objective=objective, devices=count)) for count in (1, 2))
     start = parameters(lenet())
