@@ -1,6 +1,6 @@
 """Development images for the choice of robal's own retraining: what a model was trained on, and new images beside it.
 
-    PYTHONPATH=benchmarks ROBAL_DATA=DATA robal compare benchmarks/retraining_choice.yaml --out runs/retraining-choice
+PYTHONPATH=benchmarks ROBAL_DATA=DATA robal compare benchmarks/retraining_choice.yaml --out runs/retraining-choice
 """
 
 from __future__ import annotations
