@@ -20,6 +20,7 @@ from robal import presets
 from robal.acquisition import DRE, KMST, Crafted, Margin, Subsample
 from robal.attacks import FGSM, PGD
 from robal.cli import main
+from robal.data import Split
 from robal.datasets import load as load_data
 from robal.errors import AwaitingLabels, InputError
 from robal.folder import RunFolder
@@ -65,6 +66,17 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return RunFolder(folder).history()
 
 
+def right_in_both_rounds(split: Split) -> list[torch.Tensor]:
+    """[T] bool each: on which images the model is right before retraining, and after it."""
+    found, plan = [], read_plan("run/plan.yaml")
+    for number in (0, 1):
+        model = plan.network(split.images.shape, 10, 0)
+        weights = load_file(f"run/rounds/00{number}/model.safetensors")
+        model.load_state_dict({name.removeprefix("model:"): value for name, value in weights.items()})
+        found.append(model.eval()(split.images.batch(torch.arange(len(split)), "cpu")).argmax(1) == split.labels)
+    return found
+
+
 def test_one_command_labels_crafts_trains_and_measures_before_and_after(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,12 +104,7 @@ def test_forgetting_is_counted_image_by_image(here: Path) -> None:
     plan = read_plan("run/plan.yaml")
     data = plan.data.load()
     assert data.test is not None
-    inputs, labels, right = data.test.images.batch(torch.arange(40), "cpu"), data.test.labels, []
-    for number in (0, 1):
-        model = plan.network(data.images.shape, 10, 0)
-        weights = load_file(f"run/rounds/00{number}/model.safetensors")
-        model.load_state_dict({name.removeprefix("model:"): value for name, value in weights.items()})
-        right.append(model.eval()(inputs).argmax(1) == labels)
+    right = right_in_both_rounds(data.test)
     told = rows(here / "run")[1]["against_before"]
     assert told["forgotten"] == pytest.approx((right[0] & ~right[1]).sum().item() / right[0].sum().item())
     assert told["learned"] == pytest.approx((~right[0] & right[1]).sum().item() / max((~right[0]).sum().item(), 1))
@@ -309,13 +316,7 @@ def test_what_is_forgotten_of_the_old_task_is_measured_on_its_own_test_images(he
     assert seen == 78  # but for those two, who are candidates
     data = read_plan("run/plan.yaml").data.load()
     assert data.known_test is not None
-    right = []
-    for number in (0, 1):
-        model = read_plan("run/plan.yaml").network(data.images.shape, 10, 0)
-        weights = load_file(f"run/rounds/00{number}/model.safetensors")
-        model.load_state_dict({name.removeprefix("model:"): value for name, value in weights.items()})
-        inputs = data.known_test.images.batch(torch.arange(seen), "cpu")
-        right.append(model.eval()(inputs).argmax(1) == data.known_test.labels)
+    right = right_in_both_rounds(data.known_test)
     assert [before["known_test"]["accuracy"], after["known_test"]["accuracy"]] == [
         pytest.approx(one.double().mean().item()) for one in right
     ]
