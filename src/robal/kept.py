@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robal.acquisition import Crafted
-from robal.acquisition.acquisition import parts_of
+from robal.acquisition.crafted import leaves_images_out
 from robal.images import Images, unit
 from robal.pool import Examples
 from robal.training.tensors import load_tensors, save_tensors
@@ -26,7 +25,7 @@ def carried_on(kept: Examples, added: Examples) -> Examples:
 
 def trained_on(acquisition: object, examples: Examples) -> Examples:
     """Without bought images of which an example was crafted, where a `Crafted(images=False)` is in `acquisition`."""
-    if not any(isinstance(part, Crafted) and not part.images for part in parts_of(acquisition)):
+    if not leaves_images_out(acquisition):
         return examples
     is_bought = examples.kind == Examples.KINDS.index("bought")
     return examples.only(~(is_bought & torch.isin(examples.origin, examples.of_kind("crafted").origin)))

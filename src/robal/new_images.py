@@ -56,7 +56,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     old = _among(after.images, known)
     if 2 * len(old) > len(after.labels):
         raise InputError(f"most images of {new.name} are among those that the model was trained on: name new ones")
-    after = after.without(old)
+    after = after.without(old) if len(old) else after
     left_out = f", as were {len(old):,} more of the new ones, left out" if len(old) else ""
     tests_new = test is None and len(after.labels) > 1 and bool((after.labels >= 0).all())
     if tests_new:
@@ -75,9 +75,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
                 "such as data.resize=32"
             )
     in_pool = known.union(prints(after.images))
-    if known_test is not None:
-        elsewhere = in_pool if test is None else in_pool.union(prints(test.images))
-        known_test = known_test.without(_among(known_test.images, elsewhere))
+    if known_test is not None and test is not None:
+        known_test = known_test.without(_among(known_test.images, in_pool.union(prints(test.images))))
     if test is not None:
         twins = _among(test.images, in_pool)
         if 2 * len(twins) > len(test.labels):

@@ -6,8 +6,9 @@ import importlib.util
 
 import torch
 
-from robal.acquisition import Crafted, needs_of, proxy_in
+from robal.acquisition import needs_of, proxy_in
 from robal.acquisition.acquisition import parts_of
+from robal.acquisition.crafted import leaves_images_out
 from robal.data import Data
 from robal.errors import InputError
 from robal.networks import head_makes_logits
@@ -104,9 +105,7 @@ def _choice(plan: Plan, _data: Data) -> None:
     for of in (*parts_of(plan.start.acquisition), *parts_of(plan.acquisition)):
         if hasattr(of, "check"):
             of.check()
-    if plan.recipe.pool is not None and any(
-        isinstance(part, Crafted) and not part.images for part in parts_of(plan.acquisition)
-    ):
+    if plan.recipe.pool is not None and leaves_images_out(plan.acquisition):
         raise InputError(
             "Crafted(images=False) keeps the chosen images from training, and recipe.pool has teachers who learn from "
             "them: add recipe.pool=null, or acquisition.images=true"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robal.acquisition.acquisition import Acquisition, Score, choose, examples_of
+from robal.acquisition.acquisition import Acquisition, Score, choose, examples_of, parts_of
 from robal.acquisition.dre import DRE
 from robal.attacks import PGD, Attack, perturb
 from robal.candidates import Candidates
@@ -54,3 +54,8 @@ class Crafted:
             moved.append(perturb(self.attack, candidates.model, inputs, named.to(device), generator).cpu())
         inner = examples_of(self.inner, candidates, chosen, labels, generator)
         return Examples.join([inner, Examples.of(torch.cat(moved), labels, chosen, kind="crafted")])
+
+
+def leaves_images_out(acquisition: object) -> bool:
+    """Whether a `Crafted(images=False)` is in it."""
+    return any(isinstance(part, Crafted) and not part.images for part in parts_of(acquisition))
