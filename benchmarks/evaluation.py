@@ -39,15 +39,15 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.process_time() - started
 
 
-def trained(images: Tensor, labels: Tensor, eps: float, epochs: int) -> nn.Module:
+def trained(images: Tensor, labels: Tensor, eps: float, epochs: int, seed: int = 0) -> nn.Module:
     """LeNet5, naturally and then adversarially trained."""
     examples = Examples.of(images, labels)
     start = fit(Recipe(Natural(), epochs=5, batch_size=100, optimiser=Adam(2e-3)), examples, None,
-                Trained(LeNet5()(tuple(images.shape[1:]), 10, 0)), None, 0)  # fmt: skip
+                Trained(LeNet5()(tuple(images.shape[1:]), 10, seed)), None, seed)  # fmt: skip
     for part in (0.5, 1.0):  # ε grows, or training at 0.3 does not begin
         attack = PGD(steps=10, step_size=0.25 * part * eps, threat=Linf(part * eps))
         recipe = Recipe(Adversarial(attack), epochs=epochs, batch_size=100, optimiser=Adam(2e-3), schedule=Triangular())
-        start = fit(recipe, examples, None, start, None, 0)
+        start = fit(recipe, examples, None, start, None, seed)
     return start.model
 
 
