@@ -39,6 +39,25 @@ def test_it_is_the_mixture_of_both_losses() -> None:
     assert bool((bound >= crafted).all())  # no adversary is worse
 
 
+def test_the_bound_does_not_shrink_with_weights_before_a_batchnorm() -> None:
+    """BatchNorm undoes a factor of the weights before it; a bound by running ones would fall with it, endlessly."""
+    norm = torch.nn.BatchNorm2d(4, eps=1e-12, momentum=0.0)  # running statistics stay, by which PGD attacks
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, last = torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.Linear(144, 10)
+    model = torch.nn.Sequential(first, norm, torch.nn.ReLU(), torch.nn.Flatten(), last).train()
+    before = PLAIN(model, None, a_batch(), generator(0, "crafting"))
+    (gradient,) = torch.autograd.grad(before.sum(), [first.weight])
+    assert abs(float((gradient * first.weight.detach()).sum())) < 1e-4 * float(
+        gradient.norm() * first.weight.detach().norm()
+    )
+    first.weight.data.mul_(0.5)
+    norm.running_mean.mul_(0.5)  # type: ignore[union-attr, operator]
+    norm.running_var.mul_(0.25)  # type: ignore[union-attr, operator]
+    assert torch.allclose(before, PLAIN(model, None, a_batch(), generator(0, "crafting")), rtol=1e-4)
+    assert not norm._forward_pre_hooks
+
+
 def test_what_it_costs_and_how_it_grows() -> None:
     assert (PLAIN.passes, replace(PLAIN, alpha=0.0).passes) == (3 + 1 + 2, 3 + 1)
     grown = scaled(PLAIN, 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,10 +45,14 @@ _MONOTONE: tuple[Any, ...] = (
 )
 _OFF = (nn.Dropout, nn.Dropout2d)  # nothing in eval mode, which is what is bounded
 _SUMS = (operator.add, operator.iadd, torch.add)
+Moments = Mapping[nn.Module, tuple[Tensor, Tensor]]  # of a BatchNorm2d, mean and variance of its input, [C] each
+
 _KNOWN = "Linear, Conv2d, BatchNorm2d, ReLU, maximum and average pooling, Flatten, Dropout, Identity, Normalise, sums"
 
 
-def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> Bounds:
+def interval_bounds(
+    model: nn.Module, low: Tensor, high: Tensor, labels: Tensor, moments: Moments | None = None
+) -> Bounds:
     """Send an interval for every pixel through the network, layer by layer, so that nothing possible is left out.
 
     With centre c = (l + u) / 2 and radius r = (u - l) / 2, an affine layer Wx + b gives the intervals
@@ -64,6 +68,7 @@ def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor)
             BatchNorm uses its running statistics and Dropout is off, in whatever mode the model is.
         low, high: [B, C, H, W] float32 or float64, low ≤ high everywhere; the bounds are computed in their precision.
         labels: [B] int64 in [0, K), the class y of each image.
+        moments: mean and variance for BatchNorm2d layers to use in place of their running ones, as in training.
 
     Returns:
         `Bounds`, of the inputs' dtype; the model's weights may be trained through them.
@@ -83,17 +88,17 @@ def interval_bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor)
     ([[0.75, 0.25]], [[2.25, 0.75]], [[0.0, 0.5]])
     """
     with torch.autocast(low.device.type, enabled=False):
-        return _bounds(model, low, high, labels)
+        return _bounds(model, low, high, labels, moments or {})
 
 
-def _bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> Bounds:
+def _bounds(model: nn.Module, low: Tensor, high: Tensor, labels: Tensor, moments: Moments) -> Bounds:
     if low.shape != high.shape or low.dtype != high.dtype or not bool((low <= high).all()):
         raise InputError("interval bounds need low and high of one shape and dtype, low <= high everywhere, no NaN")
     if labels.shape != low.shape[:1]:
         raise InputError(f"{len(low)} boxes came with labels of shape {list(labels.shape)}")
     graph, layers = _read(model)
     before, tail = _linear_tail(graph, layers)
-    last, embedded = _propagate(graph, layers, before, _Box(low.clone(), high.clone()))
+    last, embedded = _propagate(graph, layers, before, _Box(low.clone(), high.clone()), moments)
     if last.low.ndim != 2:
         raise InputError(f"interval bounds need a model that returns logits [B, K]; it returns {list(last.low.shape)}")
     wrong = labels[(labels < 0) | (labels >= last.low.shape[1])]
@@ -139,7 +144,9 @@ def _kind(node: fx.Node, layers: dict[str, nn.Module]) -> Any:
     return type(layers[str(node.target)]) if node.op == "call_module" else node.target
 
 
-def _propagate(graph: fx.Graph, layers: dict[str, nn.Module], watched: fx.Node, box: _Box) -> tuple[_Box, _Box]:
+def _propagate(
+    graph: fx.Graph, layers: dict[str, nn.Module], watched: fx.Node, box: _Box, moments: Moments
+) -> tuple[_Box, _Box]:
     """The intervals of the output, and of one node on the way. Those that nothing needs any more are let go."""
     last_use = {argument: node for node in graph.nodes for argument in node.all_input_nodes}
     values: dict[fx.Node, Any] = {}
@@ -154,7 +161,7 @@ def _propagate(graph: fx.Graph, layers: dict[str, nn.Module], watched: fx.Node, 
         else:
             args = fx.node.map_arg(node.args, values.__getitem__)
             kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-            values[node] = _step(node, layers, args, kwargs)
+            values[node] = _step(node, layers, args, kwargs, moments)
         if node is watched:
             seen = values[node]
         for argument in node.all_input_nodes:
@@ -163,7 +170,7 @@ def _propagate(graph: fx.Graph, layers: dict[str, nn.Module], watched: fx.Node, 
     raise InputError("interval bounds need a model that returns logits")
 
 
-def _step(node: fx.Node, layers: dict[str, nn.Module], args: Any, kwargs: Any) -> Any:
+def _step(node: fx.Node, layers: dict[str, nn.Module], args: Any, kwargs: Any, moments: Moments) -> Any:
     """What one operation makes of the intervals, or of the sizes, that reach it."""
     kind: Any = _kind(node, layers)
     first: Any = args[0] if args else None
@@ -172,7 +179,7 @@ def _step(node: fx.Node, layers: dict[str, nn.Module], args: Any, kwargs: Any) -
         layer = layers[str(node.target)]
         if kind in _OFF:
             return first
-        affine = _affine(layer)
+        affine = _affine(layer, moments)
         if affine:
             centre, radius = _centred(first)
             middle, spread = affine(centre, False), affine(radius, True)
@@ -194,7 +201,7 @@ def _step(node: fx.Node, layers: dict[str, nn.Module], args: Any, kwargs: Any) -
     raise InputError(f"interval bounds have no rule for the {what}; they know {_KNOWN}")
 
 
-def _affine(layer: nn.Module) -> Callable[[Tensor, bool], Tensor] | None:
+def _affine(layer: nn.Module, moments: Moments) -> Callable[[Tensor, bool], Tensor] | None:
     """x -> Wx + b of an affine layer, or x -> |W|x; None for other layers, and those that these rules do not fit."""
     kind: Any = type(layer)
     part: Any = layer
@@ -205,14 +212,15 @@ def _affine(layer: nn.Module) -> Callable[[Tensor, bool], Tensor] | None:
             x, *_weights(part, x, size), part.stride, part.padding, part.dilation, part.groups
         )
     if kind is nn.BatchNorm2d and part.running_mean is not None:
+        mean, variance = moments.get(layer, (part.running_mean, part.running_var))
 
         def normalise(x: Tensor, size: bool) -> Tensor:
-            scale = (part.running_var.to(x) + part.eps).rsqrt()
+            scale = (variance.to(x) + part.eps).rsqrt()
             scale = scale if part.weight is None else scale * part.weight.to(x)
             if size:
                 return x * scale.abs()[:, None, None]
             shift = 0 if part.bias is None else part.bias.to(x)[:, None, None]
-            return (x - part.running_mean.to(x)[:, None, None]) * scale[:, None, None] + shift
+            return (x - mean.to(x)[:, None, None]) * scale[:, None, None] + shift
 
         return normalise
     return None

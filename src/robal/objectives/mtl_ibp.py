@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,7 +42,8 @@ class MTLIBP:
     Images without labels are not used. The bound is of the labels, where there are soft targets too.
 
     Differs from the paper: no special initial weights or regularisation, α grows instead; x' comes from the
-    attack's own ball, which need not be larger; BatchNorm's statistics in the bounds are the running ones.
+    attack's own ball, which need not be larger. BatchNorm's statistics in the bounds are those of x', with their
+    gradient: by the running ones the bound would shrink with the weights before them, without end.
 
     Source: De Palma, Bunel, Dvijotham, Kumar, Stanforth and Lomuscio, ICLR 2024, arXiv 2305.13991, eq. 7; the bounds:
     Gowal et al., arXiv 1810.12715.
@@ -78,10 +81,29 @@ class MTLIBP:
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
         moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
-        losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
+        with _moments(model) as moments:
+            losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
         if self.alpha:
             eps = (self.threat or Linf()).eps
             low, high = (batch.inputs - eps).clamp(0.0, 1.0), (batch.inputs + eps).clamp(0.0, 1.0)
-            leads = -interval_bounds(model, low, high, batch.labels).margins
+            leads = -interval_bounds(model, low, high, batch.labels, moments).margins
             losses = losses + self.alpha * F.cross_entropy(leads, batch.labels, reduction="none")
         return losses
+
+
+@contextmanager
+def _moments(model: nn.Module) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
+    """Mean and variance of what reaches each BatchNorm2d in training mode, per channel, with their gradient."""
+    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def remember(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(given[0].float(), (0, 2, 3), correction=0)
+        found[layer] = (mean, variance)
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+    hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

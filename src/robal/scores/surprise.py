@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robal.errors import InputError
 
-_NUMBERS = 2**24  # in a matrix of distances at a time
+_TILE = (2048, 1024)  # points and centres in a matrix of distances at a time: small enough for memory to be reused
 _ROWS = 2**16  # of embeddings in float64 at once
 _RANK = 1e-10  # directions of less than this share of the largest variance are none
 
@@ -71,12 +71,15 @@ def _log_density(points: Tensor, known: Tensor) -> Tensor:
     rank = len(values)
     width = count ** (-1 / (rank + 4))  # of the kernel, in standard deviations
     whiten = vectors / (values.sqrt() * width)
-    centres = exact @ whiten
+    mean = exact.mean(0)
+    centres = (exact - mean) @ whiten
     norm = math.log(count) + rank * math.log(width * math.sqrt(2 * math.pi)) + values.log().sum() / 2
+    rows, columns = _TILE
     found = []
-    for part in points.split(max(1, _NUMBERS // count)):
-        squares = torch.cdist(part.double() @ whiten, centres).square()
-        found.append((-squares / 2).logsumexp(1) - norm)
+    for part in points.split(rows):
+        moved = (part.double() - mean) @ whiten
+        halves = [torch.addmm(-some.square().sum(1) / 2, moved, some.T).logsumexp(1) for some in centres.split(columns)]
+        found.append(torch.stack(halves).logsumexp(0) - moved.square().sum(1) / 2 - norm)
     return torch.cat(found)
 
 
@@ -118,10 +121,15 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     shift = centres.mean(0)
     moved = (centres - shift).double()
     squares = moved.square().sum(1)
-    found = [
-        torch.addmm(squares, (part - shift).double(), moved.T, alpha=-2).argmin(1)
-        for part in points.split(max(1, _NUMBERS // len(centres)))
-    ]
+    rows, columns = _TILE
+    found = []
+    for part in points.split(rows):
+        mine = (part - shift).double()
+        tiles = zip(moved.split(columns), squares.split(columns), strict=True)
+        least = [torch.addmm(of, mine, some.T, alpha=-2).min(1) for some, of in tiles]
+        block = torch.stack([one.values for one in least]).argmin(0)
+        within = torch.stack([one.indices for one in least])[block, torch.arange(len(part))]
+        found.append(block * columns + within)
     return torch.cat(found)
 
 
