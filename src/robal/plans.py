@@ -238,15 +238,18 @@ def flat(mapping: Mapping[str, Any], into_components: bool = True, prefix: str =
     return found
 
 
-def merge(old: Any, new: Any) -> Any:
+def merge(old: Any, new: Any, is_component: bool = True) -> Any:
     """`new` over `old`. A component of another name replaces the whole old one; the same name keeps its settings.
 
-    A recipe for which epochs are said, and no budget, has no budget any more.
+    What lies under `data` has a name and is no component: its settings stay where another data set is named. A recipe
+    for which epochs are said, and no budget, has no budget any more.
 
     >>> merge({"a": {"name": "DRE", "bins": 30}}, {"a": "DRE"})
     {'a': {'name': 'DRE', 'bins': 30}}
     >>> merge({"a": {"name": "DRE", "bins": 30}}, {"a": "MCP"})
     {'a': {'name': 'MCP'}}
+    >>> merge({"data": {"name": "mnist", "resize": 32}}, {"data": {"name": "fashion-mnist"}})
+    {'data': {'name': 'fashion-mnist', 'resize': 32}}
     """
     if isinstance(old, dict) and "name" in old and isinstance(new, str):
         new = {"name": new}
@@ -254,12 +257,11 @@ def merge(old: Any, new: Any) -> Any:
         old = {"name": old}
     if not isinstance(old, dict) or not isinstance(new, Mapping):
         return new
-    is_component = "name" in old and "held_out" not in old  # a data source has a name too, and keeps its settings
-    if is_component and _exported(new.get("name", old["name"])) != _exported(old["name"]):
+    if is_component and "name" in old and _exported(new.get("name", old["name"])) != _exported(old["name"]):
         return dict(new)
     if old.get("budget") is not None and "epochs" in new:
         old = old | {"budget": None}
-    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+    return {**old, **{key: merge(old.get(key), value, key != "data") for key, value in new.items()}}
 
 
 def _exported(name: Any) -> Any:

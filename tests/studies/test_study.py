@@ -64,6 +64,16 @@ def test_data_sets_make_runs_apart_though_the_rest_is_the_same() -> None:
     assert len({cell.name for cell in study.cells}) == len({cell.start for cell in study.cells}) == 2
 
 
+def test_another_data_set_keeps_the_other_settings_of_the_data() -> None:
+    sets = {"as it is": {}, "other": {"data.name": "fashion-mnist", "data.train": "fashion-mnist"}}
+    study = study_of({"preset": "dre-retrain-mnist", "plan": {"data.folder": "/d"}, "grid": {"images": sets}})
+    data = [cell.plan.data for cell in study.cells]
+    assert [(one.name, one.train, one.resize, one.folder) for one in data] == [
+        ("mnist", "mnist", 32, "/d"),
+        ("fashion-mnist", "fashion-mnist", 32, "/d"),
+    ]
+
+
 def test_the_primary_comparison() -> None:
     grid = {"acquisition": ["Random", "Margin"], "start.labels": [20, 40]}
     primary = {"compare": ["Margin", "Random"], "measure": "PGD-2", "at": "area", "where": {"start.labels": 20}}
