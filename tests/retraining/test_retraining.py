@@ -54,11 +54,11 @@ def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def retrain(images: str, *further: str, train: str = "old.npz") -> int:
+def retrain(images: str, *further: str, train: str = "old.npz", threat: str = "linf:0.1") -> int:
     """Its exit code."""
     given = ["--model", SMALL, "--weights", "weights.safetensors", "--train", train, "--images", images]
     with pytest.raises(SystemExit) as stop:
-        main(["retrain", *given, "--threat", "linf:0.1", "--out", "run", *further])
+        main(["retrain", *given, "--threat", threat, "--out", "run", *further])
     return int(stop.value.code or 0)
 
 
@@ -97,6 +97,18 @@ def test_one_command_labels_crafts_trains_and_measures_before_and_after(
     assert "No label is bought at the start: the first model is given." in page
     assert "before retraining" in page
     assert "40 of held, drawn at random, are the test" in capsys.readouterr().out
+
+
+def test_a_model_that_was_never_attacked_is_said_to_need_more_epochs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under eps = 0.5 nothing stands; somebody who says how many epochs knows."""
+    measured = (QUICK[1], "recipe.objective.attack.steps=1")
+    assert retrain("held.npz", "--budget", "5", *measured, threat="linf:0.5") == 0
+    assert "gains by more of them: recipe.epochs=20" in capsys.readouterr().err
+    shutil.rmtree("run")
+    assert retrain("held.npz", "--budget", "5", *measured, "recipe.epochs=2", threat="linf:0.5") == 0
+    assert "gains" not in capsys.readouterr().err
 
 
 def test_forgetting_is_counted_image_by_image(here: Path) -> None:
@@ -357,6 +369,7 @@ def test_a_threat_that_nobody_named_is_said(here: Path, capsys: pytest.CaptureFi
         ("held.npz", ("per_round=3",), "per_round is said by --budget, not by a setting"),
         ("held.npz", ("seed=3",), "seed is said by --seed, not by a setting"),
         ("held.npz", ("acquisition.bins=3",), "acquisition is said by --acquisition"),
+        ("held.npz", ("threat.eps=0.5",), "--threat linf:0.1 says the threat, and so do the settings"),
         ("held.npz", ("--budget", "5", "rounds=2"), "--budget 5 is 5 images, which 2 rounds cannot share evenly"),
         ("held.npz", ("--preset", "dre-mnist"), "a retraining buys no first labels and has a round; dre-mnist is none"),
         ("held.npz", ("--acquisition", "Crafted", "--attack", "FGSM"), "says its attack itself; leave --attack out"),

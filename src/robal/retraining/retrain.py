@@ -60,6 +60,8 @@ def retraining_plan(
     for key, option in _ELSEWHERE.items():
         if key in said or (key == "acquisition" and any(one.startswith("acquisition.") for one in said)):
             raise PlanError([f"{key} is said by {option}, not by a setting"])
+    if threat is not None and any(key.partition(".")[0] == "threat" for key in said):
+        raise PlanError([f"--threat {threat} says the threat, and so do the settings: leave one of them out"])
     plan = read_plan(None, [*settings], read_yaml(presets.text(preset), preset))
     if plan.start.labels or not plan.rounds:
         raise PlanError([f"a retraining buys no first labels and has a round; {preset} is none: try --preset retrain"])
