@@ -18,10 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from robal.datasets import load
 from robal.networks import LeNet5
+from robal.objectives import Natural
+from robal.pool import Examples
 from robal.retraining import rank_from_files
+from robal.training import Recipe, Trained, fit
 
 BY = ("DeepGini", "MaxEntropy", "Margin", "LogitMargin", "LinearisedDistance", "DistanceSurprise", "LikelihoodSurprise")
 
@@ -36,15 +40,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="digits, once")
     given = parser.parse_args()
     dataset = load("digits" if given.quick else "mnist", given.data)
-    model = LeNet5()(tuple(dataset.images.shape[1:]), 10, 0).eval()  # type: ignore[arg-type]
+    few = Examples.of(dataset.images[:5_000], dataset.labels[:5_000])
+    fresh = Trained(LeNet5()(tuple(dataset.images.shape[1:]), 10, 0))  # type: ignore[arg-type]
+    model = fit(Recipe(Natural(), epochs=2), few, None, fresh, None, 0).model  # so that all classes are predicted
     plain: list[float] = []
     whole: dict[str, list[float]] = {name: [] for name in given.by}
     with tempfile.TemporaryDirectory() as folder:
         pool = Path(folder) / "pool.npz"
         known = Path(folder) / "known.npz"
         np.savez(pool, images=dataset.images.squeeze(1).numpy(), labels=dataset.labels.numpy())
-        few = slice(0, given.known)
-        np.savez(known, images=dataset.images[few].squeeze(1).numpy(), labels=dataset.labels[few].numpy())
+        weights = Path(folder) / "weights.safetensors"
+        save_file({name: one.contiguous() for name, one in model.state_dict().items()}, weights)
+        first = slice(0, given.known)
+        np.savez(known, images=dataset.images[first].squeeze(1).numpy(), labels=dataset.labels[first].numpy())
         started = time.process_time()
         load(str(pool))
         load(str(known))
@@ -57,8 +65,8 @@ def main() -> None:
             for name in given.by:
                 started = time.process_time()
                 train = str(known) if name.endswith("Surprise") else None
-                ranking = rank_from_files("LeNet5", str(pool), Path(folder) / "order.csv", by=name, train=train)
-                ranking.save(Path(folder) / "order.csv")
+                out = Path(folder) / "order.csv"
+                rank_from_files("LeNet5", str(pool), out, weights=weights, by=name, train=train).save(out)
                 whole[name].append(time.process_time() - started - reading)
     passes = statistics.median(plain)
     print(f"| {len(dataset):,} images | processor seconds | of the plain passes ({passes:.2f} s) |\n|---|---|---|")
