@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `robal --help` should no
     from robal.studies import Scheduler
 
 
-_NOT_ROBUST = 0.05  # a model that less than this share of images survives was not trained under attack
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 
@@ -940,7 +939,6 @@ def retrain_command(
     json
         Print one JSON object a round, and nothing else, on standard output. `--json`
     """
-    from robal.folder import RunFolder
     from robal.plans import default_folder
     from robal.retraining import retraining_plan
 
@@ -964,16 +962,7 @@ def retrain_command(
     )
     if threat is None and not any(setting.startswith(("threat=", "threat.")) for setting in settings):
         print(f"no --threat: {plan.threat}, of intensities in [0, 1], is the preset's", file=sys.stderr)
-    folder = out or default_folder(plan)
-    _carry_out(plan, found, folder, json)
-    rates = RunFolder(folder).history()[0]["robust_accuracy"].values()
-    said_epochs = any(setting.startswith(("recipe=", "recipe.epochs=", "recipe.budget=")) for setting in settings)
-    if preset == "retrain" and not said_epochs and min(rates, default=1.0) < _NOT_ROBUST:
-        print(
-            f"Before, the model withstood next to no attack. {plan.recipe.epochs} epochs are for a model that was "
-            "trained under attack; this one gains by more of them: recipe.epochs=20",
-            file=sys.stderr,
-        )
+    _carry_out(plan, found, out or default_folder(plan), json)
 
 
 @app.command(name="evaluate", group=MODELS)

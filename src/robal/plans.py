@@ -251,7 +251,7 @@ def merge(old: Any, new: Any, is_component: bool = True) -> Any:
     >>> merge({"data": {"name": "mnist", "resize": 32}}, {"data": {"name": "fashion-mnist"}})
     {'data': {'name': 'fashion-mnist', 'resize': 32}}
     """
-    if isinstance(old, dict) and "name" in old and isinstance(new, str):
+    if isinstance(old, dict) and ("name" in old or not is_component) and isinstance(new, str):
         new = {"name": new}
     if isinstance(old, str) and isinstance(new, Mapping):  # `acquisition: DRE`, then `acquisition.bins: 5`
         old = {"name": old}

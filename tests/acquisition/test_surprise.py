@@ -28,9 +28,9 @@ def by_scipy(points: torch.Tensor, known: torch.Tensor) -> np.ndarray:
     return -gaussian_kde(known.double().numpy().T).logpdf(points.double().numpy().T)
 
 
-@pytest.mark.parametrize("numbers", [2**24, 64])
-def test_likelihood_is_scipys_density_within_the_class(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
-    monkeypatch.setattr(surprise, "_NUMBERS", numbers)
+@pytest.mark.parametrize("tile", [(2048, 1024), (7, 4)])
+def test_likelihood_is_scipys_density_within_the_class(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int]) -> None:
+    monkeypatch.setattr(surprise, "_TILE", tile)
     found = likelihood_surprise(POINTS, PREDICTED, KNOWN, CLASSES)
     for label in range(3):
         mine = label == PREDICTED
@@ -52,9 +52,9 @@ def test_a_class_without_known_images_is_compared_with_all() -> None:
     assert likelihood_surprise(POINTS, PREDICTED, KNOWN[:1], CLASSES[:1]).tolist() == [0.0] * 40
 
 
-@pytest.mark.parametrize("numbers", [2**24, 64])
-def test_distance_is_the_quotient_of_two_searches(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
-    monkeypatch.setattr(surprise, "_NUMBERS", numbers)
+@pytest.mark.parametrize("tile", [(2048, 1024), (7, 4)])
+def test_distance_is_the_quotient_of_two_searches(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int]) -> None:
+    monkeypatch.setattr(surprise, "_TILE", tile)
     found = distance_surprise(POINTS, PREDICTED, KNOWN, CLASSES)
     for point, label, value in zip(POINTS.double().numpy(), PREDICTED.numpy(), found.tolist(), strict=True):
         own, others = KNOWN.double().numpy()[label == CLASSES], KNOWN.double().numpy()[label != CLASSES]

@@ -113,3 +113,12 @@ def test_a_network_without_known_bounds_is_refused_before_the_first_step() -> No
     with pytest.raises(InputError, match="GELU"):
         fit(Recipe(PLAIN, epochs=1, batch_size=4), Examples.of(images, labels), None, Trained(model), None, 0)
     replace(PLAIN, alpha=0.0).begin(model, Examples.of(images, labels))
+
+
+def test_a_batchnorm_that_is_used_twice_is_refused() -> None:
+    norm = torch.nn.BatchNorm2d(1)
+    model = torch.nn.Sequential(norm, torch.nn.ReLU(), norm, torch.nn.Flatten(), torch.nn.Linear(64, 10)).train()
+    with pytest.raises(InputError, match="uses twice"):
+        PLAIN(model, None, a_batch(), generator(0, "crafting"))
+    assert not norm._forward_pre_hooks
+    assert len(replace(PLAIN, alpha=0.0)(model, None, a_batch(), generator(0, "crafting"))) == 5

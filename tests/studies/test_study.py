@@ -72,6 +72,8 @@ def test_another_data_set_keeps_the_other_settings_of_the_data() -> None:
         ("mnist", "mnist", 32, "/d"),
         ("fashion-mnist", "fashion-mnist", 32, "/d"),
     ]
+    alone = study_of({"plan": {"data.folder": "/d"}, "grid": {"data": ["digits", "mnist"]}})
+    assert [(one.plan.data.name, one.plan.data.folder) for one in alone.cells] == [("digits", "/d"), ("mnist", "/d")]
 
 
 def test_the_primary_comparison() -> None:

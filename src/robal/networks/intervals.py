@@ -65,7 +65,7 @@ def interval_bounds(
     Args:
         model: of Linear, Conv2d, BatchNorm2d, ReLU, maximum and average pooling, Flatten, Dropout, Identity,
             Normalise, and sums of these (residual networks); it is read by torch.fx and need not be a Sequential.
-            BatchNorm uses its running statistics and Dropout is off, in whatever mode the model is.
+            BatchNorm uses its running statistics, or `moments`, and Dropout is off, in whatever mode the model is.
         low, high: [B, C, H, W] float32 or float64, low ≤ high everywhere; the bounds are computed in their precision.
         labels: [B] int64 in [0, K), the class y of each image.
         moments: mean and variance for BatchNorm2d layers to use in place of their running ones, as in training.

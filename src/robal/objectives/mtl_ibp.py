@@ -22,7 +22,8 @@ from robal.threats import Linf, Threat
 class MTLIBP:
     """(1 - α) · CE(f(x'), y) + α · CE(v, y): x' from an attack, v_k ≥ the most that class k leads y by around x.
 
-    v comes from `robal.networks.interval_bounds`, so no attack can do worse than CE(v, y) says. Small
+    v comes from `robal.networks.interval_bounds`, so no attack can do worse than CE(v, y) says (with BatchNorm: on
+    the network with this batch's statistics, which is not yet the one that is kept). Small
     networks under a large eps gain most: adversarial training alone finds models that hide from gradients and fall to
     random search.
 
@@ -37,7 +38,7 @@ class MTLIBP:
 
     Raises:
         InputError: for settings out of range, another threat than Linf, of the box or of the attack, and, when training
-            begins, a network whose bounds are not known.
+            begins, a network whose bounds are not known or that uses a BatchNorm twice.
 
     Images without labels are not used. The bound is of the labels, where there are soft targets too.
 
@@ -81,7 +82,7 @@ class MTLIBP:
         self, model: nn.Module, companion: nn.Module | None, batch: Batch, generator: torch.Generator
     ) -> Tensor:
         moved = perturb(self.attack, model, batch.inputs, batch.labels, generator, check=False)
-        with _moments(model) as moments:
+        with _moments(model if self.alpha else nn.Identity()) as moments:
             losses = (1 - self.alpha) * cross_entropy(model(moved), batch, self.label_smoothing)
         if self.alpha:
             eps = (self.threat or Linf()).eps
@@ -93,10 +94,16 @@ class MTLIBP:
 
 @contextmanager
 def _moments(model: nn.Module) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
-    """Mean and variance of what reaches each BatchNorm2d in training mode, per channel, with their gradient."""
+    """Mean and variance of what reaches each BatchNorm2d in training mode, per channel, with their gradient.
+
+    Raises:
+        InputError: for a layer that is used twice, whose statistics are not one pair.
+    """
     found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def remember(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if layer in found:
+            raise InputError("MTLIBP knows no bound of a BatchNorm2d that a network uses twice; give each use its own")
         variance, mean = torch.var_mean(given[0].float(), (0, 2, 3), correction=0)
         found[layer] = (mean, variance)
 
