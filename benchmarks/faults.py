@@ -25,7 +25,6 @@ from evaluation import trained
 from robal.acquisition import Acquisition, choose, is_score
 from robal.candidates import Candidates
 from robal.datasets import load
-from robal.engines import Local
 from robal.images import InMemory, Joined
 from robal.networks import LeNet5
 from robal.objectives import Natural
@@ -102,7 +101,7 @@ def main() -> None:
         for kind, seed in product(("natural", "adversarial"), range(1 if given.quick else given.seeds)):
             started = time.process_time()
             model = model_for(kind, known, eps, 30 if given.quick else 3, seed)
-            candidates = Candidates(model, pool, torch.arange(len(tests)), Local())
+            candidates = Candidates(model, pool, torch.arange(len(tests)))
             faults = candidates.logits.argmax(1) != truth
             took, wrong = time.process_time() - started, int(faults.sum())
             print(f"{name}, {kind}, seed {seed}: {wrong} of {len(faults):,} are faults ({took:.0f} s)", flush=True)
