@@ -169,6 +169,7 @@ def run_command(
     """
     from robal import presets
     from robal.plans import default_folder, read_plan, read_yaml
+    from robal.records import check_weights
 
     files = [setting for setting in settings if "=" not in setting]
     if len(files) > 1:
@@ -180,7 +181,9 @@ def run_command(
         overrides.append(f"data.folder={json_module.dumps(str(data))}")
     base = None if preset is None else read_yaml(presets.text(preset), preset)
     plan = read_plan(files[0] if files else None, overrides, base).located()
-    _carry_out(plan, plan.data.load(), out or default_folder(plan), json)
+    folder = out or default_folder(plan)
+    check_weights(folder, plan)
+    _carry_out(plan, plan.data.load(), folder, json)
 
 
 @app.command(name="resume", group=RUNS)
@@ -368,6 +371,12 @@ def reproduce_command(
         studies.append(
             (joined(folder, with_data(about.study(of_stage, only, many, rounds, quick, further), data)), folder)
         )
+    for number, (said, _) in enumerate(studies):
+        alike = [
+            other["reproduces"] for other, _ in studies[:number] if other == said | {"reproduces": other["reproduces"]}
+        ]
+        if alike:
+            raise PlanError([f"{alike[0]} and {said['reproduces']} would be the same runs; name one of them"])
     for said, folder in studies:
         if plan:
             Console().print(table_of(costs_of(said, folder), workers or processors()))
@@ -776,6 +785,7 @@ def rank_command(
     images: str,
     weights: Path | None = None,
     by: str = "DeepGini",
+    first: Count | None = None,
     train: str | None = None,
     out: Path = Path("order.csv"),
     classes: str | None = None,
@@ -791,13 +801,15 @@ def rank_command(
 
     Writes a CSV file of all images in order, and beside it a picture of the first ones. Where labels are known, the
     faults are marked, APFD is printed (beside the best there is; a random order has 0.5), and a second picture shows
-    faults found against images looked at.
+    faults found against images looked at. Labels that you fill in are read by `--labelled`.
 
     For example:
 
     - `robal rank --model my_networks:build --weights w.safetensors --images tests/ --out order.csv`
     - `robal rank --model LeNet5 --weights w.safetensors --images mnist --data ~/data`
     - `robal rank --model LeNet5 --weights w.safetensors --images new/ --train mnist --by DistanceSurprise`
+    - `robal rank … --by KMST --first 100` (methods that choose all at once are asked for so many)
+    - `robal rank … --labelled order.csv --out faults.csv` (with the labels that you filled in)
     - `robal rank --model LeNet5 --weights w.safetensors --images new.npz --by FirstOrderLoss --threat linf:0.3`
 
     Parameters
@@ -811,13 +823,16 @@ def rank_command(
         A safetensors file of the network's tensors, or a run's model.safetensors. `--weights w.safetensors`
     by
         What orders them: any acquisition function, by name or as YAML. `--by Margin`
+    first
+        Only so many, the first ones. `--first 100`
     train
         What the model was trained on, for surprise and core-set; a known data set, a folder or an .npz file.
         `--train mnist`
     out
         The CSV file to write. `--out order.csv`
     classes
-        How many classes, or their names, where the images do not say. `--classes 10`, `--classes cat,dog`
+        How many classes, or their names in the order of the model's outputs, where the images do not say (folders are
+        taken in natural order: 2 before 10). `--classes 10`, `--classes cat,dog`
     labelled
         A CSV file with columns index and label, for images that carry no label of their own. May be given several
         times. `--labelled labels.csv`
@@ -842,6 +857,7 @@ def rank_command(
             out,
             weights=weights,
             by=by,
+            first=first,
             train=train,
             classes=classes,
             labelled=labelled,
@@ -855,7 +871,9 @@ def rank_command(
     sheet, curve = ranking.save(out)
     if weights is None and ":" not in model:
         print(f"{model} without --weights knows nothing yet: this order says little", file=sys.stderr)
-    joint = "; a choice of all at once, whose order says little" if ranking.is_joint else ""
+    joint = ""
+    if ranking.is_joint:
+        joint = "; a choice of all at once, whose order says little" + (": try --first 100" if ranking.is_whole else "")
     print(f"{len(ranking.indices):,} images ordered by {ranking.by}{joint}: {out}, and to look at: {sheet}")
     found = ranking.figures
     if found and found["apfd"] is not None:
@@ -863,6 +881,10 @@ def rank_command(
         print(
             f"{found['faults']:,} faults in {found['images']:,} labelled images{early}; "
             f"APFD {found['apfd']:.3f} (random order 0.5, best {found['best']:.3f}): {curve}"
+        )
+    elif found and found["faults"]:
+        print(
+            f"{found['faults']:,} faults in {found['images']:,} labelled images; APFD is of all images, without --first"
         )
     elif found:
         print(f"no fault in {found['images']:,} labelled images")
@@ -880,6 +902,7 @@ def retrain_command(
     attack: str | None = None,
     threat: str | None = None,
     test: str | None = None,
+    classes: str | None = None,
     preset: str = "retrain",
     resize: Count | None = None,
     data: Path | None = None,
@@ -926,6 +949,9 @@ def retrain_command(
         What the adversary may do; else the preset's, linf:0.2. `--threat linf:8/255`
     test
         Labelled images to measure on: a known data set, a folder by class, or an .npz file. `--test tests/`
+    classes
+        The names of the classes in the order of the model's outputs, where --train is a folder or an .npz file; else
+        the folders in natural order, 2 before 10. `--classes cat,dog`
     preset
         Where the other settings come from; dre-retrain-mnist and its like are the paper's. `--preset retrain`
     resize
@@ -940,6 +966,7 @@ def retrain_command(
         Print one JSON object a round, and nothing else, on standard output. `--json`
     """
     from robal.plans import default_folder
+    from robal.records import check_weights
     from robal.retraining import retraining_plan
 
     if weights is None:
@@ -954,6 +981,7 @@ def retrain_command(
         attack=attack,
         threat=threat,
         test=test,
+        classes=classes,
         resize=resize,
         folder=data,
         seed=seed,
@@ -962,7 +990,9 @@ def retrain_command(
     )
     if threat is None and not any(setting.startswith(("threat=", "threat.")) for setting in settings):
         print(f"no --threat: {plan.threat}, of intensities in [0, 1], is the preset's", file=sys.stderr)
-    _carry_out(plan, found, out or default_folder(plan), json)
+    folder = out or default_folder(plan)
+    check_weights(folder, plan)
+    _carry_out(plan, found, folder, json)
 
 
 @app.command(name="evaluate", group=MODELS)

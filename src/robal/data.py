@@ -354,7 +354,8 @@ class Data:
         if isinstance(self.images, ParquetImages):  # which knows its own, and may be too large to be read for this
             digest.update(repr((self.images.fingerprint, self.hidden is None)).encode())
             parts = []
-        parts += [(split.images, split.labels) for split in (self.validation, self.test) if split is not None]
+        splits = (self.validation, self.test, self.known_test)
+        parts += [(split.images, split.labels) for split in splits if split is not None]
         digest.update(repr([self.validation is None, self.test is None]).encode())
         for images, labels in parts:
             digest.update(repr((len(images), images.shape, labels is None)).encode())

@@ -17,6 +17,8 @@ from robal.pool import UNLABELLED
 from robal.seeds import generator
 
 _NO_TEST = "there are no labels to test against"
+_COLOURS = {1: "grey", 3: "of three channels"}
+_GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as Pillow has it
 
 
 def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apart: float = 0.5, seed: int = 0) -> Data:
@@ -27,30 +29,35 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
     images; a share of them drawn at random, where all their labels are held; the test split of what was trained on.
     An image of the test that is in the pool too, pixel by pixel, is left out of the test, and a new image that the
     model was trained on is left out of the new ones. Where the test is of other images, the test split of what was
-    trained on is the known test.
+    trained on is the known test. Images are made grey, or of three equal channels, as those trained on are.
 
     Args:
         trained_on: labelled images; those without a label are left out.
-        new: images of the same shape, with labels or without.
+        new: images of the same height and width, all with labels, or all without.
         tests: labelled images, or None.
         apart: the share of new images that the test takes, in (0, 1).
         seed: of the draws.
 
     Raises:
-        InputError: for images of different shapes, classes that the model was not trained on, no label to train on, or
-            where most of the new images are known ones, or most of the test is in the pool.
+        InputError: for images of different sizes, classes that the model was not trained on, no label to train on, or
+            where only some of the new images have labels, most are known ones, or most of the test is in the pool.
     """
     classes, is_one = trained_on.classes, new is trained_on
     before = _labelled(Part(trained_on.images, trained_on.labels, trained_on.files))
-    after = Part(new.images, new.labels, new.files)
     if not len(before.labels):
         raise InputError(f"{trained_on.name} has no labelled image, and a model was trained on some")
+    channels = before.images.shape[1]
+    recoloured = "" if new.images.shape[1] == channels else f", made {_COLOURS[channels]} as those are"
+    new = new if is_one else in_channels(new, channels)
+    tests = tests if tests is None or tests is trained_on else in_channels(tests, channels)
+    after = Part(new.images, new.labels, new.files)
     if is_one and new.test_images is not None and new.test_labels is not None:
         after = Part(new.test_images, new.test_labels, new.test_files)
     elif is_one:
         before, after = _drawn(before, len(before.labels) // 2, seed, "trained on")
     else:
         after = replace(after, labels=in_classes(new, new.labels, classes))
+        _all_or_none(new.name, after)
     test, how = _tests(trained_on, new, tests, is_one)
     known = set(prints(before.images))
     old = _among(after.images, known)
@@ -71,8 +78,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         if part.images.shape[1:] != before.images.shape[1:]:
             shapes = [" x ".join(map(str, images.shape[1:])) for images in (part.images, before.images)]
             raise InputError(
-                f"the images of {name} are {shapes[0]}, those of {trained_on.name} {shapes[1]}: give a size for all, "
-                "such as data.resize=32"
+                f"the images of {name} are {shapes[0]}, those of {trained_on.name} {shapes[1]}: give a size for all "
+                "(--resize 32, or in a plan data.resize=32)"
             )
     in_pool = known.union(prints(after.images))
     if known_test is not None and test is not None:
@@ -97,12 +104,35 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         None if test is None else test.split(),
         classes,
         new.name,
-        f"{new.name}: {len(after.labels):,} images to choose from, beside {len(before.labels):,} of {trained_on.name} "
-        f"that the model was trained on{left_out}; {how}.",
+        f"{new.name}: {len(after.labels):,} images to choose from{recoloured}, beside {len(before.labels):,} of "
+        f"{trained_on.name} that the model was trained on{left_out}; {how}.",
         torch.cat([torch.full_like(after.labels, UNLABELLED), before.labels]),
         tests_new,
         None if known_test is None else known_test.split(),
     )
+
+
+def in_channels(dataset: Dataset, channels: int) -> Dataset:
+    """The same in grey (`channels` = 1) or in three channels (3), whichever it was in.
+
+    Colours become their brightness (ITU-R BT.601), rounded in uint8; a grey image becomes three equal channels.
+
+    Raises:
+        InputError: for images of another number of channels.
+    """
+    if dataset.images.shape[1] == channels:
+        return dataset
+    if {dataset.images.shape[1], channels} != set(_COLOURS):
+        raise InputError(f"{dataset.name} has images of {dataset.images.shape[1]} channels, and {channels} are needed")
+
+    def turned(images: Tensor) -> Tensor:
+        if channels == 3:
+            return images.expand(-1, 3, -1, -1).contiguous()
+        grey = torch.einsum("nchw,c->nhw", images.float(), torch.tensor(_GREY))[:, None]
+        return grey.round().to(images.dtype) if images.dtype == torch.uint8 else grey
+
+    tests = None if dataset.test_images is None else turned(dataset.test_images)
+    return replace(dataset, images=turned(dataset.images), test_images=tests)
 
 
 class Named(Protocol):
@@ -134,6 +164,20 @@ def in_classes(dataset: Named, labels: Tensor, classes: tuple[str, ...]) -> Tens
         strange = next(name for name, is_known in zip(names, known, strict=True) if not is_known)
         raise InputError(f"{dataset.name} has images labelled {strange!r}, which is none of {', '.join(classes)}")
     return torch.where(labels >= 0, torch.tensor([*places, UNLABELLED])[labels], UNLABELLED)
+
+
+def _all_or_none(name: str, part: Part) -> None:
+    """Refuse images of which only some have labels: whether these are to be bought nobody could tell."""
+    known = part.labels >= 0
+    if bool(known.all()) or not bool(known.any()):
+        return
+    at = int((~known).nonzero()[0])
+    which = part.files[at] if part.files else f"number {at}"
+    raise InputError(
+        f"{int(known.sum()):,} of the {len(known):,} images of {name} have labels and the others, such as {which}, "
+        "have none; retraining takes images with all labels held, or without any: leave some of them out (those with "
+        "labels may be named as the test)"
+    )
 
 
 def _among(images: Tensor, known: set[int]) -> Tensor:

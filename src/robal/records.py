@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import platform
@@ -118,11 +119,13 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
     Raises:
         RunFolderError: naming what differs.
     """
-    ours = flat(encode(plan))
     if (place.path / "plan.yaml").exists():
-        theirs = flat(encode(plan_of(place.path)))
+        there = plan_of(place.path)
+        if _is_copied(place.path, plan):
+            plan = replace(plan, start=replace(plan.start, weights=there.start.weights))
+        ours, theirs = flat(encode(plan)), flat(encode(there))
         differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
-        differing = [key for key in differing if key not in _ELSEWHERE]
+        differing = [key for key in differing if not _is_elsewhere(key, theirs.get(key))]
         if differing:
             shown = ", ".join(f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here" for key in differing[:5])
             raise RunFolderError(
@@ -142,6 +145,27 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
                 f"{place.path} was begun with other images or labels ({theirs['about']}); "
                 "give the same data, or choose another folder"
             )
+
+
+def check_weights(folder: Path, plan: Plan) -> None:
+    """Refuse a folder whose run began from other weights than the file that the plan names holds by now.
+
+    `robal resume` does not ask: a run goes on with its own copy.
+
+    Raises:
+        RunFolderError: saying so.
+    """
+    if (folder / WEIGHTS).is_file() and Path(plan.start.weights).is_file() and not _is_copied(folder, plan):
+        raise RunFolderError(
+            f"{folder} holds a run that began from other weights than {plan.start.weights} holds now; choose another "
+            f"folder with --out, or go on with the old ones: robal resume {folder}"
+        )
+
+
+def _is_copied(folder: Path, plan: Plan) -> bool:
+    """Whether the weights that a plan names are, byte by byte, those that a run began from."""
+    kept, given = folder / WEIGHTS, Path(plan.start.weights)
+    return bool(plan.start.weights) and kept.is_file() and given.is_file() and filecmp.cmp(kept, given, shallow=False)
 
 
 def begun(place: RunFolder) -> dict[str, Any]:
@@ -165,8 +189,13 @@ def digest(plan: Plan) -> str:
     What stands at its default is left out, so that a setting which a later version adds, with the old behaviour as its
     default, leaves the digits of older runs as they are.
     """
-    decisive = {key: value for key, value in flat(_said(plan)).items() if key not in _ELSEWHERE}
+    decisive = {key: value for key, value in flat(_said(plan)).items() if not _is_elsewhere(key, value)}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_elsewhere(key: str, value: Any) -> bool:
+    """Whether a setting may differ from one machine to the next."""
+    return key in _ELSEWHERE or (key in ("data.train", "data.test") and Path(value or "").is_absolute())
 
 
 def _said(value: Any) -> Any:

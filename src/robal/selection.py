@@ -25,6 +25,7 @@ from robal.pictures import contact_sheet
 from robal.plan import device_of
 from robal.plans import read_component, read_network
 from robal.pool import UNLABELLED, Pool
+from robal.progress import say
 from robal.scores import entropy
 from robal.seeds import generator
 from robal.source import read_whole
@@ -174,7 +175,7 @@ def check_place(out: Path, images: str) -> None:
 
 
 def offered_by(
-    images: str, folder: Path | None, resize: int | None, said: str | None
+    images: str, folder: Path | None, resize: int | None, said: str | tuple[str, ...] | None
 ) -> tuple[Offered, tuple[str, ...]]:
     """The images to choose from, and the names of the classes, as `read_images`; those of a Parquet pool stay on disk.
 
@@ -195,21 +196,30 @@ def offered_by(
     return Offered(stored.manifest.name, stored, stored.labels, classes), names
 
 
-def named_classes(said: str) -> tuple[str, ...]:
-    """The names of classes as said: "10", or "cat,dog". Raises InputError for fewer than two, or one named twice.
+def named_classes(said: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names of classes as said: "10", "cat,dog", or names. Raises InputError for fewer than two, or one twice.
 
     >>> named_classes("3")
     ('0', '1', '2')
     """
-    names = tuple(name.strip() for name in said.split(","))
-    names = tuple(str(number) for number in range(int(said))) if said.strip().isdecimal() else names
+    if isinstance(said, str):
+        names = tuple(name.strip() for name in said.split(","))
+        names = tuple(str(number) for number in range(int(said))) if said.strip().isdecimal() else names
+    else:
+        names = said
     if len(set(names)) < max(len(names), 2):
         raise InputError(f"--classes names at least two classes, each once; {said!r} came")
     return names
 
 
+def say_order(names: Sequence[str], folder: str) -> None:
+    """Say in which order a model's outputs are taken to be, where those who sort folders otherwise have another."""
+    if Path(folder).expanduser().is_dir() and [*names] != sorted(names):
+        say(f"the model's outputs are taken to be {', '.join(names)}; where they are in another order, --classes")
+
+
 def read_images(
-    images: str, folder: Path | None, resize: int | None, said: str | None
+    images: str, folder: Path | None, resize: int | None, said: str | tuple[str, ...] | None
 ) -> tuple[Dataset, tuple[str, ...]]:
     """The data set, and the names of the classes: as said ("10", or "cat,dog"), else the data set's.
 

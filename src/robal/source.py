@@ -99,22 +99,28 @@ class Source:
         )
         if self.imbalance > 1:
             data = data.imbalanced(self.imbalance, self.profile, self.seed)
-        if self.classes and data.classes and data.classes != self.classes:
-            raise InputError(
-                f"data.classes names {', '.join(self.classes)}, and {self.name} has {', '.join(data.classes)}: "
-                "leave data.classes out"
-            )
+        self._check(data.classes, self.name)
         return replace(data, classes=self.classes) if self.classes else data
+
+    def _check(self, found: tuple[str, ...], name: str) -> None:
+        """Refuse classes that data has otherwise. Raises InputError."""
+        if self.classes and found and found != self.classes:
+            raise InputError(
+                f"data.classes names {', '.join(self.classes)}, and {name} has {', '.join(found)}: leave them out"
+            )
 
     def _beside(self) -> Data:
         """The pool of a retraining, see `beside`; what is named twice is one object."""
-        trained_on = self.read(self.train)
-        named: dict[str, Dataset] = {_located(self.train): trained_on}
+        is_known = known_name(self.train) is not None
+        trained_on = self.read(self.train, None if is_known else self.classes or None)
+        if not bool((trained_on.labels >= 0).any()):
+            raise InputError(f"data.train: {self.train} has no labelled image, and a model was trained on some")
+        self._check(trained_on.classes, self.train)
+        named: dict[str, Dataset] = {canonical(self.train): trained_on}
         for name in (self.name, self.test):
-            if name and _located(name) not in named:
-                classes = trained_on.classes
-                named[_located(name)] = self.read(name, classes)
-        new, tests = named[_located(self.name)], named[_located(self.test)] if self.test else None
+            if name and canonical(name) not in named:
+                named[canonical(name)] = self.read(name, trained_on.classes)
+        new, tests = named[canonical(self.name)], named[canonical(self.test)] if self.test else None
         if self.train_images is not None:
             few = slice(self.train_images)
             labels, files = trained_on.labels[few], trained_on.files[few]
@@ -134,14 +140,14 @@ class Source:
     def keeps_out(self, folder: Path) -> None:
         """Refuse a folder for results among the images: its pictures would become some of them."""
         for name in filter(None, (self.name, self.train, self.test)):
-            images = Path(_located(name))
+            images = Path(canonical(name))
             if images.is_dir() and images in (folder.resolve(), *folder.resolve().parents):
                 raise InputError(f"{folder} lies among the images of {images}; name a folder elsewhere by --out")
 
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""
         folder = absolute(self.folder)
-        name, train, test = (_located(one) for one in (self.name, self.train, self.test))
+        name, train, test = (canonical(one) for one in (self.name, self.train, self.test))
         return replace(self, folder=folder, name=name, train=train, test=test)
 
 
@@ -160,8 +166,8 @@ def read_whole(
     return in_memory(name)
 
 
-def _located(name: str) -> str:
-    """The absolute path of a data set that is a path; any other name as it is.
+def canonical(name: str) -> str:
+    """The absolute path of a data set that is a path, and the catalogue's name of a known one; any other as it is.
 
     A Parquet file may grow: its newest version is named, so that a run goes on with what it began with.
     """
@@ -169,5 +175,9 @@ def _located(name: str) -> str:
         file, version = version_of(name)
         newest = len(read_manifest(file).versions) if file.is_file() and version is None else version
         return f"{file.resolve()}@{newest}" if newest else str(file.resolve())
-    is_path = name and known_name(name) is None and Path(name).expanduser().exists()
+    known = known_name(name)
+    if known is not None:
+        _, colon, chosen = name.partition(":")
+        return f"{known}{colon}{chosen}"
+    is_path = name and Path(name).expanduser().exists()
     return str(Path(name).expanduser().resolve()) if is_path else name

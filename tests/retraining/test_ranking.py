@@ -59,8 +59,8 @@ def test_the_order_is_that_of_the_score_and_faults_are_marked(here: Path, capsys
         probs = model(pixels).softmax(1)[0]
         assert float(row["score"]) == pytest.approx(1 - probs.square().sum().item(), abs=1e-4)
         assert row["predicted"] == str(int(probs.argmax()))
-        assert row["true"] == Path(row["file"]).parent.name
-        assert row["fault"] == str(int(row["true"] != row["predicted"]))
+        assert row["label"] == Path(row["file"]).parent.name
+        assert row["fault"] == str(int(row["label"] != row["predicted"]))
     faults = torch.tensor([row["fault"] == "1" for row in found])
     said = capsys.readouterr().out
     assert f"{int(faults.sum())} faults in 80 labelled images" in said
@@ -88,7 +88,7 @@ def test_a_test_split_of_files_is_ordered_with_their_names(here: Path, stored: s
     assert stop.value.code == 0
     found = rows(here / "order.csv")
     assert {row["file"] for row in found} == {f"test/{label}/one.png" for label in range(10)}
-    assert all(row["file"] == f"test/{row['true']}/one.png" for row in found)
+    assert all(row["file"] == f"test/{row['label']}/one.png" for row in found)
 
 
 def test_equal_commands_give_equal_files_and_another_seed_another_random_order(here: Path) -> None:
@@ -121,12 +121,12 @@ def test_labels_of_a_person_are_added_and_never_written_over(here: Path, capsys:
     np.savez(here / "partly.npz", images=held["images"], labels=partly)
     (here / "mine.csv").write_text(f"index,label\n50,{held['labels'][50]}\n51,{held['labels'][51]}\n")
     rank("--images", "partly.npz", "--labelled", "mine.csv")
-    assert sum(row["true"] != "" for row in rows(here / "order.csv")) == 42
+    assert sum(row["label"] != "" for row in rows(here / "order.csv")) == 42
     before = (here / "mine.csv").read_bytes()
     for further in (("--labelled", "mine.csv"), ()):
         with pytest.raises(SystemExit):
             rank("--images", "partly.npz", *further, "--out", "mine.csv")
-        assert "mine.csv holds labels, which would be lost" in capsys.readouterr().err
+        assert "mine.csv holds no order of images, and would be lost" in capsys.readouterr().err
     assert (here / "mine.csv").read_bytes() == before
     (here / "mine.csv").write_text(f"index,label\n0,{(held['labels'][0] + 1) % 10}\n")
     with pytest.raises(SystemExit):
@@ -141,8 +141,84 @@ def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pyte
     assert not (here / "order-faults.png").exists()
     (here / "some.csv").write_text("index,label\n3,4\n5,skip\n7,1\n")
     rank("--images", "flat", "--classes", "10", "--labelled", "some.csv")
-    assert sum(row["true"] != "" for row in rows(here / "order.csv")) == 2
+    assert sum(row["label"] != "" for row in rows(here / "order.csv")) == 2
     assert "in 2 labelled images" in capsys.readouterr().out
+
+
+def test_labels_filled_in_are_read_and_not_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rank("--images", "held.npz")  # its picture of faults is of another order than the next one
+    assert (here / "order-faults.png").exists()
+    rank("--images", "flat", "--classes", "10")
+    assert not (here / "order-faults.png").exists()
+    found = rows(here / "order.csv")
+    with (here / "order.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, found[0].keys())
+        writer.writeheader()
+        writer.writerows([{**row, "label": (int(row["predicted"]) + at) % 10} for at, row in enumerate(found[:3])])
+        writer.writerows(found[3:])
+    filled = (here / "order.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        rank("--images", "flat", "--classes", "10")
+    assert "order.csv holds labels, which would be lost" in capsys.readouterr().err
+    assert (here / "order.csv").read_bytes() == filled
+    rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")
+    assert [row["fault"] for row in rows(here / "faults.csv")] == ["0", "1", "1", *[""] * 77]
+    assert "2 faults in 3 labelled images; APFD " in capsys.readouterr().out
+    rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")  # its own file again
+
+
+@pytest.mark.parametrize("by", ["Margin", "KMST", "BEST"])
+def test_the_first_few_are_asked_for_alone(here: Path, capsys: pytest.CaptureFixture[str], by: str) -> None:
+    rank("--images", "held.npz", "--by", by, "--threat", "linf:0.1", "--out", "all.csv")
+    capsys.readouterr()
+    rank("--images", "held.npz", "--by", by, "--threat", "linf:0.1", "--first", "8", "--out", "few.csv")
+    few, every = rows(here / "few.csv"), rows(here / "all.csv")
+    faults = sum(row["fault"] == "1" for row in few)
+    said = capsys.readouterr().out
+    assert len(few) == 8
+    assert f"{faults} faults in 8 labelled images; APFD is of all images" in said or not faults
+    assert "try --first" not in said
+    assert not (here / "few-faults.png").exists()
+    if by == "Margin":
+        assert [row["index"] for row in few] == [row["index"] for row in every[:8]]
+    else:  # a half of BEST's and a quarter of KMST's eight have the highest of first-order losses
+        place = {int(row["index"]): at for at, row in enumerate(_by_first_order_loss(here))}
+        places = sorted(place[int(row["index"])] for row in few)
+        assert places == [0, 1, 2, 3, 76, 77, 78, 79] if by == "BEST" else min(places) < 40 <= max(places)
+
+
+def _by_first_order_loss(here: Path) -> list[dict[str, str]]:
+    rank("--images", "held.npz", "--by", "FirstOrderLoss", "--threat", "linf:0.1", "--out", "fol.csv")
+    return rows(here / "fol.csv")
+
+
+def test_images_in_colours_are_made_grey_for_a_grey_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = np.load("held.npz")
+    np.savez(here / "colours.npz", images=np.repeat(held["images"][:, None], 3, 1), labels=held["labels"])
+    rank("--images", "held.npz", "--train", "old.npz", "--out", "grey.csv")
+    rank("--images", "colours.npz", "--train", "old.npz", "--out", "colours.csv")
+    assert rows(here / "colours.csv") == rows(here / "grey.csv")
+    with pytest.raises(SystemExit):
+        rank("--images", "colours.npz")
+    assert "the file's network takes images of another size or other channels" in capsys.readouterr().err
+
+
+def test_the_order_of_folders_is_said_where_others_sort_otherwise(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rank("--images", "new")
+    assert "outputs are taken" not in capsys.readouterr().err
+    for label in range(10):
+        (here / "new" / str(label)).rename(here / "new" / f"number {label + 1}")
+    rank("--images", "new")
+    order = ", ".join(f"number {label + 1}" for label in range(10))
+    assert f"the model's outputs are taken to be {order}; where" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_same_images_by_another_name_are_those_trained_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rank("--images", "Digits", "--train", "digits", "--by", "DSA")
+    assert "name others than the model was trained on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -160,6 +236,8 @@ def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pyte
         (("--images", "held.npz", "--by", "EntropyMix"), "EntropyMix needs teacher beside the model"),
         (("--images", "held.npz", "--model", "LeNet5"), "LeNet5 takes images of at least 16x16, got 8x8"),
         (("--images", "heap.npz"), "names no classes: give --classes 10"),
+        (("--images", "held.npz", "--first", "81"), "--first 81, and held has 80 images to order"),
+        (("--images", "held.npz", "--train", "heap.npz"), "heap has no labelled image"),
         (("--images", "held.npz", "--by", "LSA"), "compares with what the model was trained on: give --train"),
     ],
 )

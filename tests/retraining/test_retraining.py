@@ -13,20 +13,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_model
 from small_networks import SMALL
+from small_networks import build as small_network
 
 from robal import presets
 from robal.acquisition import DRE, KMST, Crafted, Margin, Subsample
-from robal.attacks import FGSM, PGD
+from robal.attacks import FGSM, PGD, Monitor
 from robal.cli import main
 from robal.data import Split
+from robal.datasets import Dataset
 from robal.datasets import load as load_data
-from robal.errors import AwaitingLabels, InputError
+from robal.errors import AwaitingLabels, InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.kept import trained_on
 from robal.loop import load, run
 from robal.networks import load_weights
+from robal.new_images import in_channels
 from robal.objectives import Adversarial, Natural
 from robal.oracles import CSVFile, Hidden
 from robal.plan import Start
@@ -54,11 +58,11 @@ def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def retrain(images: str, *further: str, train: str = "old.npz") -> int:
+def retrain(images: str, *further: str, train: str = "old.npz", out: str = "run") -> int:
     """Its exit code."""
     given = ["--model", SMALL, "--weights", "weights.safetensors", "--train", train, "--images", images]
     with pytest.raises(SystemExit) as stop:
-        main(["retrain", *given, "--threat", "linf:0.1", "--out", "run", *further])
+        main(["retrain", *given, "--threat", "linf:0.1", "--out", out, *further])
     return int(stop.value.code or 0)
 
 
@@ -234,6 +238,21 @@ def test_the_options_are_fields_of_the_plan(here: Path) -> None:
     assert plan.evaluation.each_round == (PGD(steps=50),)  # of AutoAttack alone nothing would be left
 
 
+def test_settings_of_what_crafts_are_kept(here: Path) -> None:
+    given = {"weights": Path("weights.safetensors"), "threat": "linf:0.1", "budget": "7"}
+    settings = ("acquisition.images=false", "acquisition.attack={name: PGD, steps: 3}")
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", acquisition="Margin", settings=settings, **given)  # type: ignore[arg-type]
+    assert isinstance(plan.acquisition, Crafted)
+    assert (plan.acquisition.inner, plan.acquisition.images) == (Margin(), False)
+    assert plan.acquisition.attack == PGD(steps=3)
+
+
+def test_beside_the_threat_another_norm_is_attacked_without_gradients_too(here: Path) -> None:
+    plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", budget="7", threat="linf:0.1")
+    assert plan.evaluation.each_round[-1] == Monitor(threat=L2(0.2))
+    assert Monitor().square > 0
+
+
 def test_all_attacks_of_the_preset_take_their_steps_from_the_threat(here: Path) -> None:
     """A step of another plan would be too short to reach where a wide threat ends."""
     plan, _ = retraining_plan(SMALL, "old.npz", "held.npz", budget="5", threat="l2:2")
@@ -346,9 +365,103 @@ def test_a_threat_that_nobody_named_is_said(here: Path, capsys: pytest.CaptureFi
     assert "no --threat: Linf, eps = 0.2, of intensities in [0, 1], is the preset's" in capsys.readouterr().err
 
 
+def test_other_weights_of_the_same_name_are_not_taken_for_the_run_s(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain("held.npz", "--budget", "5", *QUICK) == 0
+    before = rows(here / "run")
+    shutil.copy("weights.safetensors", "moved.safetensors")
+    plan = read_plan("run/plan.yaml")
+    moved = replace(plan, start=replace(plan.start, weights=str(here / "moved.safetensors")))
+    assert run(moved, moved.data.load(), here / "run").history == tuple(before)  # the same weights elsewhere
+    other = small_network((1, 8, 8), 10)
+    save_model(other, "weights.safetensors")
+    assert retrain("held.npz", "--budget", "5", *QUICK) == 4
+    assert "began from other weights than" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["resume", "run"])  # by its own copy
+    assert stop.value.code == 0
+    save_model(other, "moved.safetensors")
+    with pytest.raises(RunFolderError, match=r"start\.weights is .*weights\.safetensors.* there"):
+        run(moved, moved.data.load(), here / "run")
+
+
+def test_a_run_goes_on_where_all_its_images_have_moved(here: Path) -> None:
+    assert retrain("held.npz", "--budget", "5", "--test", "tests.npz", *QUICK) == 0
+    (here / "moved").mkdir()
+    for name in ("old.npz", "held.npz", "tests.npz"):
+        (here / name).rename(here / "moved" / name)
+    text = (here / "run/plan.yaml").read_text()
+    for name in ("old.npz", "held.npz", "tests.npz"):
+        text = text.replace(str(here / name), str(here / "moved" / name))
+    (here / "run/plan.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["resume", "run"])
+    assert stop.value.code == 0
+
+
+def test_the_old_test_belongs_to_what_a_run_began_with(here: Path) -> None:
+    held, tests = np.load("held.npz"), np.load("tests.npz")
+    prints = []
+    for count in (20, 30):
+        some = {"test_images": tests["images"][:count], "test_labels": tests["labels"][:count]}
+        np.savez(here / "with_test.npz", images=held["images"], labels=held["labels"], **some)
+        data = Source("old.npz", train="with_test.npz").load()
+        assert data.known_test is not None
+        prints.append(data.fingerprint())
+    assert prints[0] != prints[1]
+
+
+def test_the_order_of_the_outputs_may_be_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders a to j, of a model whose outputs were sorted otherwise."""
+    order = "jabcdefghi"  # what the model calls 0 is j
+    for label in range(10):
+        shutil.copytree(here / "new" / str(label), here / "named" / order[label])
+    old = np.load("old.npz")
+    for number, (image, label) in enumerate(zip(old["images"], old["labels"], strict=True)):
+        (here / "trained" / order[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(here / "trained" / order[label] / f"{number}.png")
+    given = ("--budget", "5", *QUICK)
+    assert retrain("named", "--classes", ",".join(order), *given, train="trained") == 0
+    assert retrain("held.npz", *given, out="alike") == 0
+    ours, theirs = rows(here / "run")[0], rows(here / "alike")[0]
+    assert ours["accuracy"] > 0.7 < theirs["accuracy"]
+    assert retrain("named", *given, train="trained", out="sorted") == 0
+    assert rows(here / "sorted")[0]["accuracy"] < 0.3
+    assert retrain("named", "--classes", "a,b", *given, train="trained", out="few") == 2
+    assert retrain("held.npz", "--classes", "a,b", *given, train="digits", out="few") == 2
+    assert "digits has 0, 1, 2" in capsys.readouterr().err
+    for label in range(10):
+        (here / "trained" / order[label]).rename(
+            here / "trained" / (order[label].upper() if label % 2 else order[label])
+        )
+    assert retrain("flat", *given, train="trained", out="mixed") == 3
+    assert "the model's outputs are taken to be" in capsys.readouterr().err
+
+
+def test_colours_are_made_grey_for_a_grey_model(here: Path) -> None:
+    held = np.load("held.npz")
+    np.savez(here / "colours.npz", images=np.repeat(held["images"][:, None], 3, 1), labels=held["labels"])
+    assert retrain("colours.npz", "--budget", "5", *QUICK) == 0
+    assert retrain("held.npz", "--budget", "5", *QUICK, out="grey") == 0
+    assert [row["accuracy"] for row in rows(here / "run")] == [row["accuracy"] for row in rows(here / "grey")]
+    assert "made grey" in Source("colours.npz", train="old.npz").load().about
+
+
+def test_brightness_is_pillows() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 9, 9, 3), "uint8")
+    dataset = Dataset("some", torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([0]), ("a", "b"))
+    grey = torch.from_numpy(np.array(Image.fromarray(pixels[0]).convert("L")))
+    assert (in_channels(dataset, 1).images[0, 0].int() - grey.int()).abs().max() <= 1
+    assert in_channels(in_channels(dataset, 1), 3).images.shape == (1, 3, 9, 9)
+    with pytest.raises(InputError, match="some has images of 3 channels, and 4 are needed"):
+        in_channels(dataset, 4)
+
+
 @pytest.mark.parametrize(
     ("images", "further", "said"),
     [
+        ("partly", (), "79 of the 80 images of partly have labels and the others, such as loose.png, have none"),
         ("held.npz", ("--budget", "0"), "--budget is a number of images, or a share of them such as 1%; '0' came"),
         ("held.npz", ("--budget", "-3"), "'-3' came"),
         ("held.npz", ("--budget", "2.5"), "'2.5' came"),
@@ -359,11 +472,16 @@ def test_a_threat_that_nobody_named_is_said(here: Path, capsys: pytest.CaptureFi
         ("held.npz", ("--acquisition", "Dre"), "did you mean"),
         ("held.npz", ("per_round=3",), "per_round is said by --budget, not by a setting"),
         ("held.npz", ("seed=3",), "seed is said by --seed, not by a setting"),
-        ("held.npz", ("acquisition.bins=3",), "acquisition is said by --acquisition"),
-        ("held.npz", ("threat.eps=0.5",), "--threat linf:0.1 says the threat, and so do the settings"),
+        ("held.npz", ("acquisition.name=DRE",), "acquisition is said by --acquisition"),
+        ("held.npz", ("acquisition.imges=true",), "acquisition.imges"),
+        ("held.npz", ("--acquisition", "DRE", "acquisition.inner.bins=3"), "--acquisition DRE says acquisition.inner"),
+        ("held.npz", ("data={name: digits}",), "data.name is said by --images, not by a setting"),
+        ("held.npz", ("start={weights: none.safetensors}",), "start.weights is said by --weights"),
+        ("held.npz", ("dataset=digits",), "dataset is said by --images"),
+        ("held.npz", ("threat.eps=0.5",), "--threat linf:0.1 says threat, and so do the settings"),
         ("held.npz", ("--budget", "5", "rounds=2"), "--budget 5 is 5 images, which 2 rounds cannot share evenly"),
         ("held.npz", ("--preset", "dre-mnist"), "a retraining buys no first labels and has a round; dre-mnist is none"),
-        ("held.npz", ("--acquisition", "Crafted", "--attack", "FGSM"), "says its attack itself; leave --attack out"),
+        ("held.npz", ("--acquisition", "Crafted", "--attack", "FGSM"), "says all itself; leave --attack and settings"),
         ("old.npz", (), "old.npz has no test images, and the model was trained on all others: name new --images"),
         ("./old.npz", (), "old.npz has no test images"),
         ("held.npz", ("--test", "./held.npz"), "most of the test images are among those that are chosen from"),
@@ -381,6 +499,8 @@ def test_a_threat_that_nobody_named_is_said(here: Path, capsys: pytest.CaptureFi
 def test_bad_input_is_said_before_anything_is_written(
     here: Path, capsys: pytest.CaptureFixture[str], images: str, further: tuple[str, ...], said: str
 ) -> None:
+    shutil.copytree(here / "new", here / "partly")
+    next((here / "partly").rglob("*.png")).rename(here / "partly" / "loose.png")
     assert retrain(images, *further, *QUICK) == 2
     assert said in capsys.readouterr().err
     assert not (here / "run" / "metrics.jsonl").exists()

@@ -454,6 +454,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["dre-table3-mnist", "start.labels=7"], "says itself what it compares"),
         (["dfal-transfer", "network=LeNet5"], "says itself what it compares"),
         (["dre-table5-mnist", "--seeds", "0"], "has no value"),
+        (
+            ["dre-table6-mnist", "per_round=200", "dataset=digits"],
+            "dre-table6-mnist-1 and dre-table6-mnist-4 would be the same runs; name one of them",
+        ),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["reproduce", *words, "--out", str(tmp_path / "out")])

@@ -285,7 +285,8 @@ def _read(files: list[Path], resize: int | None) -> Tensor:
         if resize is None and other != size:
             raise DataError(
                 f"images differ in size: {files[0]} is {size[0]} x {size[1]}, {file} is {other[0]} x {other[1]}; "
-                "give resize=32 (in a plan: data.resize=32), or another size, to make them all alike"
+                "give resize=32 (on the command line --resize 32, in a plan data.resize=32), or another size, to make "
+                "them all alike"
             )
     pixels = torch.empty((len(files), 1 if grey else 3, size[1], size[0]), dtype=torch.uint8)
     for position, file in enumerate(track(files, "reading the images")):

@@ -68,13 +68,13 @@ def check_shape(name: str, shape: Shape, classes: int, *, smallest: int = 16, ex
     _, height, width = shape
     if exactly and (height, width) != (exactly, exactly):
         raise InputError(
-            f"{name} takes {exactly}x{exactly} images, got {height}x{width}: add data.resize={exactly}, "
-            "or choose another network"
+            f"{name} takes {exactly}x{exactly} images, got {height}x{width}: add data.resize={exactly} "
+            f"(--resize {exactly}), or choose another network"
         )
     if min(height, width) < smallest:
         raise InputError(
-            f"{name} takes images of at least {smallest}x{smallest}, got {height}x{width}: add data.resize=32, "
-            "or choose another network"
+            f"{name} takes images of at least {smallest}x{smallest}, got {height}x{width}: add data.resize=32 "
+            "(--resize 32), or choose another network"
         )
 
 

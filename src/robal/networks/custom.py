@@ -166,10 +166,7 @@ def load_weights(model: nn.Module, path: Path, head_may_differ: bool = False) ->
     except RuntimeError as error:
         differing = re.findall(r"size mismatch for (\S+): .*?torch.Size\((.*?)\).*?torch.Size\((.*?)\)", str(error))
         said = [f"{name} is {there} in the file and {here} in the network" for name, there, here in differing]
-        advice = (
-            "; where these are the classes, name as many by --classes or data.classes" if len(said) in (1, 2) else ""
-        )
-        what = f"{_some(said)}{advice}" if said else " ".join(str(error).split())
+        what = f"{_some(said)}{_advice(differing)}" if said else " ".join(str(error).split())
         raise InputError(f"weights: {str(path)!r} is of another network: {what}") from error
     if missing or unexpected:
         raise InputError(
@@ -177,6 +174,23 @@ def load_weights(model: nn.Module, path: Path, head_may_differ: bool = False) ->
             f"it lacks {_some(missing)}; the network does not know {_some(unexpected)}"
         )
     return not other
+
+
+def _advice(differing: list[tuple[str, str, str]]) -> str:
+    """What names, and shapes in a file and in a network such as "[6, 1, 5, 5]", tell of the images and the classes."""
+    apart = []
+    for _, *shapes in differing:
+        there, here = ([int(one) for one in re.findall(r"\d+", shape)] for shape in shapes)
+        if len(there) == len(here):
+            apart.append((there, here, [at for at in range(len(there)) if there[at] != here[at]]))
+    if not apart or len(apart) < len(differing) or len(apart) > 2:
+        return ""
+    there, here, at = apart[0]
+    if at == [1] and len(there) == 4:
+        return f"; the file's network takes images of {there[1]} channels, and these have {here[1]}"
+    if at == [1]:
+        return "; the file's network takes images of another size or other channels; --resize, or in a plan data.resize"
+    return "; where these are the classes, name as many by --classes, or in a plan by data.classes" if at == [0] else ""
 
 
 def _head_in(model: nn.Module, file: Any, of_run: bool) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:

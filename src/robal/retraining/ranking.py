@@ -18,7 +18,7 @@ from robal.engines import Engine, Local
 from robal.errors import InputError
 from robal.files import write_csv
 from robal.images import InMemory, Joined, files_at
-from robal.new_images import in_classes
+from robal.new_images import in_channels, in_classes
 from robal.parquet import ParquetImages, is_parquet, version_of
 from robal.pictures import contact_sheet
 from robal.plans import read_component
@@ -30,13 +30,14 @@ from robal.seeds import generator
 from robal.selection import (
     Offered,
     built_network,
-    check_out,
     check_place,
     offered_by,
     read_images,
     read_labels,
+    say_order,
     snapshots_of,
 )
+from robal.source import canonical
 from robal.threats import parse, with_threat
 
 _SHEET = 200  # images in the picture
@@ -55,6 +56,7 @@ class Ranking:
         dataset: what was ordered.
         classes: the K names.
         is_joint: whether all were chosen at once, so that their order says little.
+        is_whole: whether these are all images there are, not the first few alone.
     """
 
     indices: Tensor
@@ -65,6 +67,7 @@ class Ranking:
     dataset: Offered
     classes: tuple[str, ...]
     is_joint: bool = False
+    is_whole: bool = True
 
     @property
     def faults(self) -> Tensor:
@@ -74,23 +77,24 @@ class Ranking:
 
     @property
     def figures(self) -> dict[str, float | int | None]:
-        """What an order is judged by; empty where no label is known."""
+        """What an order is judged by; empty where no label is known. The first few alone have no APFD."""
         faults = self.faults
         if not len(faults):
             return {}
         return {
             "images": len(faults),
             "faults": int(faults.sum()),
-            "apfd": apfd(faults),
-            "best": 1 - int(faults.sum()) / (2 * len(faults)) if bool(faults.any()) else None,
+            "apfd": apfd(faults) if self.is_whole else None,
+            "best": 1 - int(faults.sum()) / (2 * len(faults)) if self.is_whole and bool(faults.any()) else None,
             "first_100": int(faults[:100].sum()),
         }
 
     def save(self, path: Path) -> tuple[Path, Path | None]:
         """Write the CSV file, beside it a PNG of the first images and, where labels are known, one of faults found.
 
-        Columns: order, index, file (where images are files), predicted, score (empty where there is none), true and
-        fault (1 or 0; both empty where no label is known). Returns the paths of the two pictures.
+        Columns: order, index, file (where images are files), predicted, score (empty where there is none), label and
+        fault (1 or 0; both empty where no label is known: a person may fill in the label, and `robal rank --labelled`
+        reads it). Returns the paths of the two pictures.
         """
         files, table = files_at(self.dataset.images, self.indices), list[list[object]]()
         scores = ["" for _ in self.indices] if self.scores is None else [f"{one:.6g}" for one in self.scores.tolist()]
@@ -99,15 +103,16 @@ class Ranking:
             file = [files[order]] if files else []
             known = [self.classes[label], int(predicted != label)] if label >= 0 else ["", ""]
             table.append([order, index, *file, self.classes[predicted], score, *known])
-        columns = ["order", "index", *(["file"] if files else []), "predicted", "score", "true", "fault"]
+        columns = ["order", "index", *(["file"] if files else []), "predicted", "score", "label", "fault"]
         write_csv(path, columns, table)
         sheet = path.with_suffix(".png")
         titles = [self.classes[one] for one in self.predicted.tolist()]
         contact_sheet(sheet, self.dataset.images, self.indices, titles, most=_SHEET)
-        curve = None
-        if bool(self.faults.any()):
-            curve = path.with_name(f"{path.stem}-faults.png")
-            store(curve, drawing(self).png)
+        curve = path.with_name(f"{path.stem}-faults.png")
+        if not (self.is_whole and bool(self.faults.any())):
+            curve.unlink(missing_ok=True)  # of another order
+            return sheet, None
+        store(curve, drawing(self).png)
         return sheet, curve
 
 
@@ -137,6 +142,7 @@ def rank_from_files(
     *,
     weights: Path | None = None,
     by: str = "DeepGini",
+    first: int | None = None,
     train: str | None = None,
     classes: str | None = None,
     labelled: Sequence[Path] = (),
@@ -153,7 +159,8 @@ def rank_from_files(
         PlanError, DataError, InputError, RunFolderError: each says what was expected, what came and what to do; before
             anything is ordered, if `out` cannot be written.
     """
-    (check_out if {"index", "label"} <= _columns(out) else check_place)(out, images)
+    check_place(out, images)
+    _check_lost(out)
     if out.resolve() in {path.resolve() for path in labelled}:
         raise InputError(f"{out} holds labels, which would be lost; name another file by --out")
     method = read_component(Acquisition, by, "by")
@@ -163,15 +170,14 @@ def rank_from_files(
     known = None if train is None else _known(train, folder, resize)
     if known is None and any(isinstance(part, LikelihoodSurprise | DistanceSurprise) for part in parts_of(method)):
         raise InputError(f"{type(method).__name__} compares with what the model was trained on: give --train")
-    said = None if known is None or classes is not None else known.classes
-    tested, names = _tested(
-        images,
-        folder,
-        resize,
-        classes,
-        said,
-        is_trained_on=train is not None and version_of(images)[0].resolve() == version_of(train)[0].resolve(),
-    )
+    if known is not None and not bool((known.labels >= 0).any()):
+        raise InputError(f"{known.name} has no labelled image, and a model was trained on some: name others by --train")
+    is_trained_on = train is not None and version_of(canonical(images))[0] == version_of(canonical(train))[0]
+    tested, names = _tested(images, folder, resize, classes, known, is_trained_on)
+    if first is not None and not 1 <= first <= len(tested):
+        raise InputError(f"--first {first}, and {tested.name} has {len(tested):,} images to order")
+    if weights is not None and classes is None:
+        say_order(names, images if train is None else train)
     labels = in_classes(tested, tested.labels, names) if tested.classes else tested.labels.clone()
     for index, label in read_labels(labelled, names, tested).items():
         if labels[index] >= 0 and label >= 0 and labels[index] != label:
@@ -181,7 +187,7 @@ def rank_from_files(
         labels[index] = label if label >= 0 else labels[index]
     pixels, in_pool = tested.images, torch.full((len(tested),), UNLABELLED)
     if known is not None:
-        if known.images.shape != pixels.shape:
+        if known.images.shape != pixels.shape:  # the channels of a Parquet pool are as they are
             raise InputError(
                 f"the images of {known.name} are {list(known.images.shape)}, those to order "
                 f"{list(pixels.shape)}: give a size for both by --resize"
@@ -198,18 +204,25 @@ def rank_from_files(
         engine or Local(),
         snapshots=() if weights is None else snapshots_of(weights),
     )
-    order, scores = choose_with_scores(method, candidates, len(tested), generator(seed, "rank"))
+    order, scores = choose_with_scores(method, candidates, first or len(tested), generator(seed, "rank"))
     predicted = candidates.logits.argmax(1)[order]
     by_name, is_joint = type(method).__name__, not is_score(method)
-    return Ranking(order, scores, predicted, labels[order], by_name, tested, names, is_joint)
+    is_whole = len(order) == len(tested)
+    return Ranking(order, scores, predicted, labels[order], by_name, tested, names, is_joint, is_whole)
 
 
-def _columns(path: Path) -> set[str]:
-    """Those of a CSV file; none where there is no such file."""
-    if not path.is_file():
-        return set()
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return set(next(csv.reader(file), []))
+def _check_lost(out: Path) -> None:
+    """Refuse to write over what is no order of images, or holds labels that a person filled in: those have no fault."""
+    if not out.is_file():
+        return
+    with out.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.DictReader(file)
+        if not {"index", "predicted", "fault"} <= set(rows.fieldnames or []):
+            raise InputError(f"{out} holds no order of images, and would be lost; name another file by --out")
+        if any(row.get("label") and not row["fault"] for row in rows):
+            raise InputError(
+                f"{out} holds labels, which would be lost; name another file by --out, and this one by --labelled"
+            )
 
 
 def _known(train: str, folder: Path | None, resize: int | None) -> Offered:
@@ -225,26 +238,29 @@ def _tested(
     folder: Path | None,
     resize: int | None,
     said: str | None,
-    known: tuple[str, ...] | None,
+    known: Offered | None,
     is_trained_on: bool,
 ) -> tuple[Offered, tuple[str, ...]]:
     """What is ordered, a data set's test split, or all of it where it has none; and the names of the classes.
 
+    `known` is what the model was trained on: grey or in colours, and of what classes unless somebody says.
+
     Raises:
         InputError: where that is what the model was trained on.
     """
-    tests = None
+    tests, given = None, known.classes if known is not None and said is None else None
     if is_parquet(images):
-        offered, names = offered_by(images, folder, resize, ",".join(known) if known and not said else said)
+        offered, names = offered_by(images, folder, resize, said or given)
         stored = ParquetImages(images)
         apart = stored.at(stored.rows_in("test"))
         if len(apart):
             tests = Offered(offered.name, apart, apart.labels, offered.classes)
     else:
-        if known is not None:
-            dataset, names = load(images, folder, resize=resize, classes=known), known
+        if given is not None:
+            dataset, names = load(images, folder, resize=resize, classes=given), given
         else:
             dataset, names = read_images(images, folder, resize, said)
+        dataset = dataset if known is None else in_channels(dataset, known.images.shape[0])
         offered = Offered(dataset.name, InMemory(dataset.images, dataset.files), dataset.labels, dataset.classes)
         if dataset.test_images is not None and dataset.test_labels is not None:
             memory = InMemory(dataset.test_images, dataset.test_files)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from robal import presets
 from robal.acquisition import Acquisition, Crafted
-from robal.attacks import PGD, Attack
+from robal.attacks import PGD, Attack, Monitor
 from robal.data import Data
 from robal.errors import InputError, PlanError
 from robal.oracles import CSVFile
 from robal.plan import Evaluation, Plan, name_of
-from robal.plans import read_component, read_network, read_plan, read_yaml
+from robal.plans import flat, parse_override, read_component, read_network, read_plan, read_yaml
+from robal.selection import named_classes, say_order
 from robal.threats import L2, Linf, Threat, parse
 
 _ELSEWHERE = {
@@ -25,6 +26,8 @@ _ELSEWHERE = {
     "data.train": "--train",
     "data.test": "--test",
     "data.resize": "--resize",
+    "data.classes": "--classes",
+    "dataset": "--images",
     "start.weights": "--weights",
     "start.labels": "--budget",
     "acquisition": "--acquisition",
@@ -42,6 +45,7 @@ def retraining_plan(
     attack: str | None = None,
     threat: str | None = None,
     test: str | None = None,
+    classes: str | None = None,
     resize: int | None = None,
     folder: Path | None = None,
     seed: int = 0,
@@ -56,12 +60,20 @@ def retraining_plan(
     Raises:
         PlanError, DataError, InputError: each says what was expected, what came and what to do.
     """
-    said = {setting.partition("=")[0] for setting in settings}
+    given: dict[str, object] = {}
+    for setting in settings:
+        given |= flat(parse_override(setting))
+    said = {part for key in given for part in _with_parents(key)}
     for key, option in _ELSEWHERE.items():
-        if key in said or (key == "acquisition" and any(one.startswith("acquisition.") for one in said)):
+        if key in said and (key != "acquisition" or key in given or "acquisition.name" in given):
             raise PlanError([f"{key} is said by {option}, not by a setting"])
-    if threat is not None and any(key.partition(".")[0] == "threat" for key in said):
-        raise PlanError([f"--threat {threat} says the threat, and so do the settings: leave one of them out"])
+    for key, option, value in (
+        ("threat", "--threat", threat),
+        ("acquisition.inner", "--acquisition", acquisition),
+        ("acquisition.attack", "--attack", attack),
+    ):
+        if value is not None and key in said:
+            raise PlanError([f"{option} {value} says {key}, and so do the settings: leave one of them out"])
     plan = read_plan(None, [*settings], read_yaml(presets.text(preset), preset))
     if plan.start.labels or not plan.rounds:
         raise PlanError([f"a retraining buys no first labels and has a round; {preset} is none: try --preset retrain"])
@@ -70,33 +82,47 @@ def retraining_plan(
         plan.data, name=images, train=train, test=test or plan.data.test, resize=resize or plan.data.resize
     )
     source = source if folder is None else replace(source, folder=str(folder))
+    source = source if classes is None else replace(source, classes=named_classes(classes))
     start = replace(plan.start, weights="" if weights is None else str(weights))
     plan = replace(plan, data=source, network=network, seed=seed, start=start).located()
     is_one = plan.data.name == plan.data.train
     if weights is not None and is_one and plan.data.read(plan.data.train).test_images is None:
         raise InputError(f"{train} has no test images, and the model was trained on all others: name new --images")
     plan = replace(plan, threat=plan.threat if threat is None else parse(threat))
-    plan = replace(plan, acquisition=_crafted(plan.acquisition, acquisition, attack))
+    plan = replace(plan, acquisition=_crafted(plan.acquisition, acquisition, attack, "acquisition" in said))
     data = plan.data.load()
     new = data.pool.candidates
     held = data.hidden is not None and bool((data.hidden[new] >= 0).all())
-    if plan.is_simulated and not held and not any(one.partition(".")[0] == "oracle" for one in said):
+    if weights is not None and classes is None:
+        say_order(data.classes, plan.data.train)
+    if plan.is_simulated and not held and "oracle" not in said:
         plan = replace(plan, oracle=CSVFile())
     count = _share(budget, data)
     if count % plan.rounds:
         raise InputError(f"--budget {budget} is {count} images, which {plan.rounds} rounds cannot share evenly")
     plan = replace(plan, per_round=count // plan.rounds)
-    if not said & {"evaluation", "evaluation.each_round"}:
+    if "evaluation.each_round" not in said:
         plan = replace(plan, evaluation=_measured(plan.evaluation, plan.threat, data))
     return plan, data
 
 
-def _crafted(given: object, acquisition: str | None, attack: str | None) -> Acquisition:
-    """What chooses and crafts: the preset's, but for what the command line says."""
+def _with_parents(key: str) -> list[str]:
+    """
+    >>> _with_parents("start.recipe.epochs")
+    ['start', 'start.recipe', 'start.recipe.epochs']
+    """
+    parts = key.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _crafted(given: object, acquisition: str | None, attack: str | None, is_set: bool) -> Acquisition:
+    """What chooses and crafts: the preset's, with its settings, but for what the command line says."""
     chooser = None if acquisition is None else read_component(Acquisition, acquisition, "acquisition")
     if isinstance(chooser, Crafted):
-        if attack is not None:
-            raise PlanError(["an acquisition of the name Crafted says its attack itself; leave --attack out"])
+        if attack is not None or is_set:
+            raise PlanError(
+                ["an acquisition of the name Crafted says all itself; leave --attack and settings of it out"]
+            )
         return chooser
     found = given if isinstance(given, Crafted) else Crafted(inner=given)  # type: ignore[arg-type]
     found = found if chooser is None else replace(found, inner=chooser)
@@ -133,7 +159,7 @@ def _measured(asked: Evaluation, threat: Threat, data: Data) -> Evaluation:
     root = math.sqrt(math.prod(data.images.shape[1:]))
     to = threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root
     eps = float(f"{to:.2g}")
-    other = PGD(steps=50, threat=L2(eps) if isinstance(threat, Linf) else Linf(min(eps, 1.0)))
+    other = Monitor(threat=L2(eps) if isinstance(threat, Linf) else Linf(min(eps, 1.0)))
     if name_of(other, threat) not in {name_of(one, threat) for one in attacks}:
         attacks.append(other)
     return replace(asked, each_round=tuple(attacks))
