@@ -873,7 +873,9 @@ def rank_command(
         print(f"{model} without --weights knows nothing yet: this order says little", file=sys.stderr)
     joint = ""
     if ranking.is_joint:
-        joint = "; a choice of all at once, whose order says little" + (": try --first 100" if ranking.is_whole else "")
+        joint = "; a choice of all at once, whose order says little" + (
+            ": try --first 100" if len(ranking.indices) > 100 else ""
+        )
     print(f"{len(ranking.indices):,} images ordered by {ranking.by}{joint}: {out}, and to look at: {sheet}")
     found = ranking.figures
     if found and found["apfd"] is not None:

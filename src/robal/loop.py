@@ -30,7 +30,7 @@ from robal.plan import Plan
 from robal.plan_checks import check
 from robal.pool import AUDITED, NONE_OF_THESE, Examples, Pool
 from robal.progress import say, track
-from robal.records import WEIGHTS, begun_from, check_same_run, same_numerics, write_records
+from robal.records import WEIGHTS, begun_from, check_same_run, check_weights, same_numerics, write_records
 from robal.seeds import generator, stream
 from robal.state import State, audited_of, reveal, shared_out, there, with_new_classes
 from robal.suspects import describe_labels
@@ -57,8 +57,9 @@ def run(plan: Plan, data: Data, folder: Path | str) -> State:
     Raises:
         AwaitingLabels: when a person must answer; call again afterwards.
         InputError: for a plan that the data cannot carry.
-        RunFolderError: for a folder of another plan or other data, one in use, or a disk that is full.
+        RunFolderError: for a folder of another plan, other data or weights, one in use, or a disk that is full.
     """
+    check_weights(Path(folder), plan)
     *_, state = rounds(plan, data, folder)
     return state
 

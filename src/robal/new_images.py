@@ -18,6 +18,7 @@ from robal.seeds import generator
 
 _NO_TEST = "there are no labels to test against"
 _COLOURS = {1: "grey", 3: "of three channels"}
+_TILE = 1024  # images
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as Pillow has it
 
 
@@ -33,22 +34,23 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
 
     Args:
         trained_on: labelled images; those without a label are left out.
-        new: images of the same height and width, all with labels, or all without.
+        new: images of the same height and width, with labels or without.
         tests: labelled images, or None.
         apart: the share of new images that the test takes, in (0, 1).
         seed: of the draws.
 
     Raises:
         InputError: for images of different sizes, classes that the model was not trained on, no label to train on, or
-            where only some of the new images have labels, most are known ones, or most of the test is in the pool.
+            where most of the new images are known ones, or most of the test is in the pool.
     """
     classes, is_one = trained_on.classes, new is trained_on
     before = _labelled(Part(trained_on.images, trained_on.labels, trained_on.files))
     if not len(before.labels):
         raise InputError(f"{trained_on.name} has no labelled image, and a model was trained on some")
     channels = before.images.shape[1]
-    recoloured = "" if new.images.shape[1] == channels else f", made {_COLOURS[channels]} as those are"
+    is_recoloured = new.images.shape[1] != channels
     new = new if is_one else in_channels(new, channels)
+    recoloured = f", made {_COLOURS[channels]} as those are" if is_recoloured else ""
     tests = tests if tests is None or tests is trained_on else in_channels(tests, channels)
     after = Part(new.images, new.labels, new.files)
     if is_one and new.test_images is not None and new.test_labels is not None:
@@ -57,7 +59,6 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         before, after = _drawn(before, len(before.labels) // 2, seed, "trained on")
     else:
         after = replace(after, labels=in_classes(new, new.labels, classes))
-        _all_or_none(new.name, after)
     test, how = _tests(trained_on, new, tests, is_one)
     known = set(prints(before.images))
     old = _among(after.images, known)
@@ -128,8 +129,11 @@ def in_channels(dataset: Dataset, channels: int) -> Dataset:
     def turned(images: Tensor) -> Tensor:
         if channels == 3:
             return images.expand(-1, 3, -1, -1).contiguous()
-        grey = torch.einsum("nchw,c->nhw", images.float(), torch.tensor(_GREY))[:, None]
-        return grey.round().to(images.dtype) if images.dtype == torch.uint8 else grey
+        tiles = []
+        for tile in images.split(_TILE):
+            grey = torch.einsum("nchw,c->nhw", tile.float(), torch.tensor(_GREY))[:, None]
+            tiles.append(grey.round().to(images.dtype) if images.dtype == torch.uint8 else grey)
+        return torch.cat(tiles)
 
     tests = None if dataset.test_images is None else turned(dataset.test_images)
     return replace(dataset, images=turned(dataset.images), test_images=tests)
@@ -164,20 +168,6 @@ def in_classes(dataset: Named, labels: Tensor, classes: tuple[str, ...]) -> Tens
         strange = next(name for name, is_known in zip(names, known, strict=True) if not is_known)
         raise InputError(f"{dataset.name} has images labelled {strange!r}, which is none of {', '.join(classes)}")
     return torch.where(labels >= 0, torch.tensor([*places, UNLABELLED])[labels], UNLABELLED)
-
-
-def _all_or_none(name: str, part: Part) -> None:
-    """Refuse images of which only some have labels: whether these are to be bought nobody could tell."""
-    known = part.labels >= 0
-    if bool(known.all()) or not bool(known.any()):
-        return
-    at = int((~known).nonzero()[0])
-    which = part.files[at] if part.files else f"number {at}"
-    raise InputError(
-        f"{int(known.sum()):,} of the {len(known):,} images of {name} have labels and the others, such as {which}, "
-        "have none; retraining takes images with all labels held, or without any: leave some of them out (those with "
-        "labels may be named as the test)"
-    )
 
 
 def _among(images: Tensor, known: set[int]) -> Tensor:

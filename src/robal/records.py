@@ -123,9 +123,10 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
         there = plan_of(place.path)
         if _is_copied(place.path, plan):
             plan = replace(plan, start=replace(plan.start, weights=there.start.weights))
+        plan = _with_paths_of(there, plan)
         ours, theirs = flat(encode(plan)), flat(encode(there))
         differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
-        differing = [key for key in differing if not _is_elsewhere(key, theirs.get(key))]
+        differing = [key for key in differing if key not in _ELSEWHERE]
         if differing:
             shown = ", ".join(f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here" for key in differing[:5])
             raise RunFolderError(
@@ -168,6 +169,14 @@ def _is_copied(folder: Path, plan: Plan) -> bool:
     return bool(plan.start.weights) and kept.is_file() and given.is_file() and filecmp.cmp(kept, given, shallow=False)
 
 
+def _with_paths_of(there: Plan, plan: Plan) -> Plan:
+    """The plan with a run's paths of what was trained on and of the test, for its data has a fingerprint."""
+    ours, theirs = plan.data, there.data
+    train = theirs.train if Path(ours.train).is_absolute() and Path(theirs.train).is_absolute() else ours.train
+    test = theirs.test if Path(ours.test).is_absolute() and Path(theirs.test).is_absolute() else ours.test
+    return replace(plan, data=replace(ours, train=train, test=test))
+
+
 def begun(place: RunFolder) -> dict[str, Any]:
     """The environment that a run began in.
 
@@ -189,13 +198,8 @@ def digest(plan: Plan) -> str:
     What stands at its default is left out, so that a setting which a later version adds, with the old behaviour as its
     default, leaves the digits of older runs as they are.
     """
-    decisive = {key: value for key, value in flat(_said(plan)).items() if not _is_elsewhere(key, value)}
+    decisive = {key: value for key, value in flat(_said(plan)).items() if key not in _ELSEWHERE}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_elsewhere(key: str, value: Any) -> bool:
-    """Whether a setting may differ from one machine to the next."""
-    return key in _ELSEWHERE or (key in ("data.train", "data.test") and Path(value or "").is_absolute())
 
 
 def _said(value: Any) -> Any:

@@ -114,7 +114,8 @@ class Source:
         is_known = known_name(self.train) is not None
         trained_on = self.read(self.train, None if is_known else self.classes or None)
         if not bool((trained_on.labels >= 0).any()):
-            raise InputError(f"data.train: {self.train} has no labelled image, and a model was trained on some")
+            of = f" of {', '.join(self.classes)}" if self.classes else ""
+            raise InputError(f"data.train: {self.train} has no labelled image{of}, and a model was trained on some")
         self._check(trained_on.classes, self.train)
         named: dict[str, Dataset] = {canonical(self.train): trained_on}
         for name in (self.name, self.test):
@@ -140,14 +141,14 @@ class Source:
     def keeps_out(self, folder: Path) -> None:
         """Refuse a folder for results among the images: its pictures would become some of them."""
         for name in filter(None, (self.name, self.train, self.test)):
-            images = Path(canonical(name))
+            images = Path(_located(name))
             if images.is_dir() and images in (folder.resolve(), *folder.resolve().parents):
                 raise InputError(f"{folder} lies among the images of {images}; name a folder elsewhere by --out")
 
     def located(self) -> Source:
         """The same with absolute paths, so that a run can be resumed from another working folder."""
         folder = absolute(self.folder)
-        name, train, test = (canonical(one) for one in (self.name, self.train, self.test))
+        name, train, test = (_located(one) for one in (self.name, self.train, self.test))
         return replace(self, folder=folder, name=name, train=train, test=test)
 
 
@@ -167,7 +168,17 @@ def read_whole(
 
 
 def canonical(name: str) -> str:
-    """The absolute path of a data set that is a path, and the catalogue's name of a known one; any other as it is.
+    """What two names of one data set have in common: its absolute path, or what the catalogue calls it.
+
+    >>> canonical("Fashion_MNIST"), canonical("quickdraw:cat,eye")
+    ('fashion-mnist', 'quickdraw:cat,eye')
+    """
+    known = known_name(name)
+    return _located(name) if known is None else known + "".join(name.partition(":")[1:])
+
+
+def _located(name: str) -> str:
+    """The absolute path of a data set that is a path; any other name as it is.
 
     A Parquet file may grow: its newest version is named, so that a run goes on with what it began with.
     """
@@ -175,9 +186,5 @@ def canonical(name: str) -> str:
         file, version = version_of(name)
         newest = len(read_manifest(file).versions) if file.is_file() and version is None else version
         return f"{file.resolve()}@{newest}" if newest else str(file.resolve())
-    known = known_name(name)
-    if known is not None:
-        _, colon, chosen = name.partition(":")
-        return f"{known}{colon}{chosen}"
-    is_path = name and Path(name).expanduser().exists()
+    is_path = name and known_name(name) is None and Path(name).expanduser().exists()
     return str(Path(name).expanduser().resolve()) if is_path else name

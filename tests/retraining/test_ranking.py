@@ -59,8 +59,8 @@ def test_the_order_is_that_of_the_score_and_faults_are_marked(here: Path, capsys
         probs = model(pixels).softmax(1)[0]
         assert float(row["score"]) == pytest.approx(1 - probs.square().sum().item(), abs=1e-4)
         assert row["predicted"] == str(int(probs.argmax()))
-        assert row["label"] == Path(row["file"]).parent.name
-        assert row["fault"] == str(int(row["label"] != row["predicted"]))
+        assert row["true"] == Path(row["file"]).parent.name
+        assert row["fault"] == str(int(row["true"] != row["predicted"]))
     faults = torch.tensor([row["fault"] == "1" for row in found])
     said = capsys.readouterr().out
     assert f"{int(faults.sum())} faults in 80 labelled images" in said
@@ -88,7 +88,7 @@ def test_a_test_split_of_files_is_ordered_with_their_names(here: Path, stored: s
     assert stop.value.code == 0
     found = rows(here / "order.csv")
     assert {row["file"] for row in found} == {f"test/{label}/one.png" for label in range(10)}
-    assert all(row["file"] == f"test/{row['label']}/one.png" for row in found)
+    assert all(row["file"] == f"test/{row['true']}/one.png" for row in found)
 
 
 def test_equal_commands_give_equal_files_and_another_seed_another_random_order(here: Path) -> None:
@@ -121,7 +121,7 @@ def test_labels_of_a_person_are_added_and_never_written_over(here: Path, capsys:
     np.savez(here / "partly.npz", images=held["images"], labels=partly)
     (here / "mine.csv").write_text(f"index,label\n50,{held['labels'][50]}\n51,{held['labels'][51]}\n")
     rank("--images", "partly.npz", "--labelled", "mine.csv")
-    assert sum(row["label"] != "" for row in rows(here / "order.csv")) == 42
+    assert sum(row["true"] != "" for row in rows(here / "order.csv")) == 42
     before = (here / "mine.csv").read_bytes()
     for further in (("--labelled", "mine.csv"), ()):
         with pytest.raises(SystemExit):
@@ -141,7 +141,7 @@ def test_without_labels_there_is_an_order_and_no_figure(here: Path, capsys: pyte
     assert not (here / "order-faults.png").exists()
     (here / "some.csv").write_text("index,label\n3,4\n5,skip\n7,1\n")
     rank("--images", "flat", "--classes", "10", "--labelled", "some.csv")
-    assert sum(row["label"] != "" for row in rows(here / "order.csv")) == 2
+    assert sum(row["true"] != "" for row in rows(here / "order.csv")) == 2
     assert "in 2 labelled images" in capsys.readouterr().out
 
 
@@ -163,8 +163,28 @@ def test_labels_filled_in_are_read_and_not_written_over(here: Path, capsys: pyte
     assert (here / "order.csv").read_bytes() == filled
     rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")
     assert [row["fault"] for row in rows(here / "faults.csv")] == ["0", "1", "1", *[""] * 77]
+    assert all(row["label"] == row["true"] for row in rows(here / "faults.csv"))
     assert "2 faults in 3 labelled images; APFD " in capsys.readouterr().out
     rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")  # its own file again
+    with pytest.raises(SystemExit):  # without those labels
+        rank("--images", "flat", "--classes", "10", "--out", "faults.csv")
+    found = rows(here / "faults.csv")
+    found[0]["label"] = str((int(found[0]["label"]) + 5) % 10)
+    with (here / "faults.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, found[0].keys())
+        writer.writeheader()
+        writer.writerows(found)
+    with pytest.raises(SystemExit):  # a label that was corrected there, its fault filled in
+        rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")
+    assert rows(here / "faults.csv")[0]["label"] == found[0]["label"]
+
+
+def test_a_picture_of_another_list_is_left_alone(here: Path) -> None:
+    rank("--images", "flat", "--classes", "10", "--out", "order-faults.csv")
+    sheet = (here / "order-faults.png").read_bytes()
+    for _ in range(2):
+        rank("--images", "flat", "--classes", "10", "--out", "order.csv")
+    assert (here / "order-faults.png").read_bytes() == sheet
 
 
 @pytest.mark.parametrize("by", ["Margin", "KMST", "BEST"])
@@ -200,7 +220,7 @@ def test_images_in_colours_are_made_grey_for_a_grey_model(here: Path, capsys: py
     assert rows(here / "colours.csv") == rows(here / "grey.csv")
     with pytest.raises(SystemExit):
         rank("--images", "colours.npz")
-    assert "the file's network takes images of another size or other channels" in capsys.readouterr().err
+    assert "the file's network takes images of another size (--resize" in capsys.readouterr().err
 
 
 def test_the_order_of_folders_is_said_where_others_sort_otherwise(
@@ -208,11 +228,13 @@ def test_the_order_of_folders_is_said_where_others_sort_otherwise(
 ) -> None:
     rank("--images", "new")
     assert "outputs are taken" not in capsys.readouterr().err
+    order = ["eel", "ant", "cat", "Dog", "bee", "fox", "gnu", "hen", "ibis", "jay"]
     for label in range(10):
-        (here / "new" / str(label)).rename(here / "new" / f"number {label + 1}")
+        (here / "new" / str(label)).rename(here / "new" / order[label])
     rank("--images", "new")
-    order = ", ".join(f"number {label + 1}" for label in range(10))
-    assert f"the model's outputs are taken to be {order}; where" in " ".join(capsys.readouterr().err.split())
+    natural = ", ".join(sorted(order, key=str.lower))
+    assert sorted(order)[0] == "Dog"
+    assert f"the model's outputs are taken to be {natural}; where" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_same_images_by_another_name_are_those_trained_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from robal.folder import RunFolder
 from robal.kept import trained_on
 from robal.loop import load, run
 from robal.networks import load_weights
-from robal.new_images import in_channels
+from robal.new_images import beside, in_channels
 from robal.objectives import Adversarial, Natural
 from robal.oracles import CSVFile, Hidden
 from robal.plan import Start
@@ -40,7 +40,7 @@ from robal.pool import Examples
 from robal.report import report
 from robal.retraining import retraining_plan
 from robal.source import Source
-from robal.studies import study_of
+from robal.studies import Local, Place, compare, study_of
 from robal.threats import L2, Linf
 from robal.training import Recipe
 from tiny_runs import Apart, outcome, tiny_plan
@@ -382,22 +382,26 @@ def test_other_weights_of_the_same_name_are_not_taken_for_the_run_s(
         main(["resume", "run"])  # by its own copy
     assert stop.value.code == 0
     save_model(other, "moved.safetensors")
-    with pytest.raises(RunFolderError, match=r"start\.weights is .*weights\.safetensors.* there"):
+    with pytest.raises(RunFolderError, match="began from other weights than"):
         run(moved, moved.data.load(), here / "run")
 
 
-def test_a_run_goes_on_where_all_its_images_have_moved(here: Path) -> None:
+def test_the_same_command_goes_on_where_all_its_files_have_moved(here: Path) -> None:
+    assert retrain("held.npz", "--budget", "5", "--test", "tests.npz", "rounds=1", *QUICK, out="whole") == 0
     assert retrain("held.npz", "--budget", "5", "--test", "tests.npz", *QUICK) == 0
+    shutil.rmtree("run/rounds/001")
+    metrics = (here / "run/metrics.jsonl").read_text().splitlines()
+    (here / "run/metrics.jsonl").write_text(metrics[0] + "\n")
     (here / "moved").mkdir()
     for name in ("old.npz", "held.npz", "tests.npz"):
         (here / name).rename(here / "moved" / name)
-    text = (here / "run/plan.yaml").read_text()
-    for name in ("old.npz", "held.npz", "tests.npz"):
-        text = text.replace(str(here / name), str(here / "moved" / name))
-    (here / "run/plan.yaml").write_text(text)
-    with pytest.raises(SystemExit) as stop:
-        main(["resume", "run"])
-    assert stop.value.code == 0
+    again = ("--budget", "5", "--test", "moved/tests.npz", *QUICK)
+    assert retrain("moved/held.npz", *again, train="moved/old.npz") == 0
+    assert rows(here / "run")[1]["accuracy"] == rows(here / "whole")[1]["accuracy"]
+    ours, theirs = (load_file(f"{run}/rounds/001/model.safetensors") for run in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    np.savez(here / "moved/old.npz", **dict(np.load("moved/held.npz")))
+    assert retrain("moved/held.npz", *again, train="moved/tests.npz") == 2
 
 
 def test_the_old_test_belongs_to_what_a_run_began_with(here: Path) -> None:
@@ -448,6 +452,28 @@ def test_colours_are_made_grey_for_a_grey_model(here: Path) -> None:
     assert "made grey" in Source("colours.npz", train="old.npz").load().about
 
 
+def test_a_study_of_weights_is_of_one_file(here: Path) -> None:
+    settings = [*QUICK, f"network={{name: Custom, factory: '{SMALL}'}}", "start.weights=weights.safetensors"]
+    plan = {"rounds": 0, "validation.images": 0, "data": {"name": "held.npz", "held_out_images": 0}}
+    plan |= {"start.labels": 4} | dict(setting.split("=", 1) for setting in settings)
+    plan = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in plan.items()}
+    said = {"plan": plan, "grid": {"acquisition": ["Random"], "seed": 1}}
+    assert [
+        place.status for place in list(compare(Place.begun(here / "st", said), Local(1)))[-1].standings.values()
+    ] == ["finished"]
+    save_model(small_network((1, 8, 8), 10), "weights.safetensors")
+    with pytest.raises(RunFolderError, match="began from other weights than"):
+        list(compare(Place.begun(here / "st", {**said, "grid": {"acquisition": ["Random"], "seed": 2}}), Local(1)))
+
+
+def test_images_of_strange_channels_are_said() -> None:
+    four = Dataset("four", torch.zeros(20, 4, 8, 8, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"))
+    grey = Dataset("grey", torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"))
+    for old, new in ((four, grey), (grey, four)):
+        with pytest.raises(InputError, match=r"channels, and [14] are needed"):
+            beside(old, new)
+
+
 def test_brightness_is_pillows() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 9, 9, 3), "uint8")
     dataset = Dataset("some", torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([0]), ("a", "b"))
@@ -478,6 +504,9 @@ def test_brightness_is_pillows() -> None:
         ("held.npz", ("data={name: digits}",), "data.name is said by --images, not by a setting"),
         ("held.npz", ("start={weights: none.safetensors}",), "start.weights is said by --weights"),
         ("held.npz", ("dataset=digits",), "dataset is said by --images"),
+        ("held.npz", ("data=digits",), "data is said by --images"),
+        ("held.npz", ("network={width: 2}",), "network is said by --model"),
+        ("held.npz", ("--classes", "a,b,c"), "the labels of old must lie in [-1, 3)"),
         ("held.npz", ("threat.eps=0.5",), "--threat linf:0.1 says threat, and so do the settings"),
         ("held.npz", ("--budget", "5", "rounds=2"), "--budget 5 is 5 images, which 2 rounds cannot share evenly"),
         ("held.npz", ("--preset", "dre-mnist"), "a retraining buys no first labels and has a round; dre-mnist is none"),

@@ -189,7 +189,10 @@ def _advice(differing: list[tuple[str, str, str]]) -> str:
     if at == [1] and len(there) == 4:
         return f"; the file's network takes images of {there[1]} channels, and these have {here[1]}"
     if at == [1]:
-        return "; the file's network takes images of another size or other channels; --resize, or in a plan data.resize"
+        return (
+            "; the file's network takes images of another size (--resize, in a plan data.resize), or grey ones where "
+            "these are in colours (beside --train they are made to fit), or the reverse"
+        )
     return "; where these are the classes, name as many by --classes, or in a plan by data.classes" if at == [0] else ""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -57,6 +57,7 @@ class Ranking:
         classes: the K names.
         is_joint: whether all were chosen at once, so that their order says little.
         is_whole: whether these are all images there are, not the first few alone.
+        given: {position: class} of labels that a person gave beside those of the data set.
     """
 
     indices: Tensor
@@ -68,6 +69,7 @@ class Ranking:
     classes: tuple[str, ...]
     is_joint: bool = False
     is_whole: bool = True
+    given: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def faults(self) -> Tensor:
@@ -92,25 +94,28 @@ class Ranking:
     def save(self, path: Path) -> tuple[Path, Path | None]:
         """Write the CSV file, beside it a PNG of the first images and, where labels are known, one of faults found.
 
-        Columns: order, index, file (where images are files), predicted, score (empty where there is none), label and
-        fault (1 or 0; both empty where no label is known: a person may fill in the label, and `robal rank --labelled`
-        reads it). Returns the paths of the two pictures.
+        Columns: order, index, file (where images are files), predicted, score (empty where there is none), true and
+        fault (1 or 0; both empty where no label is known), and label, for a person to fill in, which `robal rank
+        --labelled` reads. Returns the paths of the two pictures.
         """
+        was_there, curve = path.is_file(), path.with_name(f"{path.stem}-faults.png")
         files, table = files_at(self.dataset.images, self.indices), list[list[object]]()
         scores = ["" for _ in self.indices] if self.scores is None else [f"{one:.6g}" for one in self.scores.tolist()]
         rows = zip(self.indices.tolist(), self.predicted.tolist(), scores, self.labels.tolist(), strict=True)
         for order, (index, predicted, score, label) in enumerate(rows):
             file = [files[order]] if files else []
             known = [self.classes[label], int(predicted != label)] if label >= 0 else ["", ""]
-            table.append([order, index, *file, self.classes[predicted], score, *known])
-        columns = ["order", "index", *(["file"] if files else []), "predicted", "score", "label", "fault"]
+            answer = self.given.get(index, UNLABELLED)
+            said = self.classes[answer] if answer >= 0 else ""
+            table.append([order, index, *file, self.classes[predicted], score, *known, said])
+        columns = ["order", "index", *(["file"] if files else []), "predicted", "score", "true", "fault", "label"]
         write_csv(path, columns, table)
         sheet = path.with_suffix(".png")
         titles = [self.classes[one] for one in self.predicted.tolist()]
         contact_sheet(sheet, self.dataset.images, self.indices, titles, most=_SHEET)
-        curve = path.with_name(f"{path.stem}-faults.png")
         if not (self.is_whole and bool(self.faults.any())):
-            curve.unlink(missing_ok=True)  # of another order
+            if was_there and not curve.with_suffix(".csv").exists():
+                curve.unlink(missing_ok=True)  # of the order that was there
             return sheet, None
         store(curve, drawing(self).png)
         return sheet, curve
@@ -160,7 +165,7 @@ def rank_from_files(
             anything is ordered, if `out` cannot be written.
     """
     check_place(out, images)
-    _check_lost(out)
+    written = _written(out)
     if out.resolve() in {path.resolve() for path in labelled}:
         raise InputError(f"{out} holds labels, which would be lost; name another file by --out")
     method = read_component(Acquisition, by, "by")
@@ -179,12 +184,17 @@ def rank_from_files(
     if weights is not None and classes is None:
         say_order(names, images if train is None else train)
     labels = in_classes(tested, tested.labels, names) if tested.classes else tested.labels.clone()
-    for index, label in read_labels(labelled, names, tested).items():
+    given = read_labels(labelled, names, tested)
+    for index, label in given.items():
         if labels[index] >= 0 and label >= 0 and labels[index] != label:
             raise InputError(
                 f"image {index} is {names[labels[index]]} in {tested.name} and {names[label]} by --labelled"
             )
         labels[index] = label if label >= 0 else labels[index]
+    if any(given.get(index, UNLABELLED) < 0 or names[given[index]] != text for index, text in written.items()):
+        raise InputError(
+            f"{out} holds labels, which would be lost; name another file by --out, and this one by --labelled"
+        )
     pixels, in_pool = tested.images, torch.full((len(tested),), UNLABELLED)
     if known is not None:
         if known.images.shape != pixels.shape:  # the channels of a Parquet pool are as they are
@@ -208,21 +218,23 @@ def rank_from_files(
     predicted = candidates.logits.argmax(1)[order]
     by_name, is_joint = type(method).__name__, not is_score(method)
     is_whole = len(order) == len(tested)
-    return Ranking(order, scores, predicted, labels[order], by_name, tested, names, is_joint, is_whole)
+    return Ranking(order, scores, predicted, labels[order], by_name, tested, names, is_joint, is_whole, given)
 
 
-def _check_lost(out: Path) -> None:
-    """Refuse to write over what is no order of images, or holds labels that a person filled in: those have no fault."""
+def _written(out: Path) -> dict[int, str]:
+    """{image number: label} that a person filled in, in an order that is there already; empty where there is none.
+
+    Raises:
+        InputError: where the file is no order of images.
+    """
     if not out.is_file():
-        return
+        return {}
     with out.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.DictReader(file)
         if not {"index", "predicted", "fault"} <= set(rows.fieldnames or []):
             raise InputError(f"{out} holds no order of images, and would be lost; name another file by --out")
-        if any(row.get("label") and not row["fault"] for row in rows):
-            raise InputError(
-                f"{out} holds labels, which would be lost; name another file by --out, and this one by --labelled"
-            )
+        said = {row["index"] or "": (row.get("label") or "").strip() for row in rows}
+    return {int(index) if index.isdecimal() else UNLABELLED: text for index, text in said.items() if text}
 
 
 def _known(train: str, folder: Path | None, resize: int | None) -> Offered:

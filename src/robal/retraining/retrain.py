@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from robal import presets
 from robal.acquisition import Acquisition, Crafted
 from robal.attacks import PGD, Attack, Monitor
 from robal.data import Data
 from robal.errors import InputError, PlanError
+from robal.images import files_at
 from robal.oracles import CSVFile
 from robal.plan import Evaluation, Plan, name_of
 from robal.plans import flat, parse_override, read_component, read_network, read_plan, read_yaml
 from robal.selection import named_classes, say_order
+from robal.source import canonical
 from robal.threats import L2, Linf, Threat, parse
 
 _ELSEWHERE = {
@@ -28,6 +32,8 @@ _ELSEWHERE = {
     "data.resize": "--resize",
     "data.classes": "--classes",
     "dataset": "--images",
+    "data": "--images",
+    "start": "--weights",
     "start.weights": "--weights",
     "start.labels": "--budget",
     "acquisition": "--acquisition",
@@ -65,7 +71,7 @@ def retraining_plan(
         given |= flat(parse_override(setting))
     said = {part for key in given for part in _with_parents(key)}
     for key, option in _ELSEWHERE.items():
-        if key in said and (key != "acquisition" or key in given or "acquisition.name" in given):
+        if key in given or f"{key}.name" in given or (key == "network" and key in said):
             raise PlanError([f"{key} is said by {option}, not by a setting"])
     for key, option, value in (
         ("threat", "--threat", threat),
@@ -85,14 +91,23 @@ def retraining_plan(
     source = source if classes is None else replace(source, classes=named_classes(classes))
     start = replace(plan.start, weights="" if weights is None else str(weights))
     plan = replace(plan, data=source, network=network, seed=seed, start=start).located()
-    is_one = plan.data.name == plan.data.train
+    is_one = canonical(plan.data.name) == canonical(plan.data.train)
     if weights is not None and is_one and plan.data.read(plan.data.train).test_images is None:
         raise InputError(f"{train} has no test images, and the model was trained on all others: name new --images")
     plan = replace(plan, threat=plan.threat if threat is None else parse(threat))
     plan = replace(plan, acquisition=_crafted(plan.acquisition, acquisition, attack, "acquisition" in said))
     data = plan.data.load()
     new = data.pool.candidates
-    held = data.hidden is not None and bool((data.hidden[new] >= 0).all())
+    known = torch.zeros(len(new), dtype=torch.bool) if data.hidden is None else data.hidden[new] >= 0
+    held = bool(known.all())
+    if bool(known.any()) and not held:
+        at = new[~known][:1]
+        which = "".join(files_at(data.images, at)) or f"number {int(at)}"
+        raise InputError(
+            f"{int(known.sum()):,} of the {len(known):,} images of {data.name} have labels and the others, such as "
+            f"{which}, have none; retraining takes images with all labels held, or without any: leave some of them out "
+            "(those with labels may be named by --test)"
+        )
     if weights is not None and classes is None:
         say_order(data.classes, plan.data.train)
     if plan.is_simulated and not held and "oracle" not in said:

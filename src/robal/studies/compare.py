@@ -18,6 +18,7 @@ from robal.errors import FolderInUse, PlanError, RobalError, RunFolderError
 from robal.files import write
 from robal.folder import RunFolder, is_over
 from robal.plans import read_yaml
+from robal.records import check_weights
 from robal.studies.reproduce import reproduction
 from robal.studies.schedule import Scheduler, carried_out
 from robal.studies.study import Cell, Primary, Study, grids_of, holds, study_of
@@ -230,9 +231,12 @@ def compare(place: Place, scheduler: Scheduler) -> Iterator[Progress]:
 
     Raises:
         FolderInUse: if another process works at it.
+        RunFolderError: where runs began from other weights than their file holds by now.
     """
     with place.locked():
         cells = {place.folder(cell): cell for cell in place.study.cells}
+        for folder, cell in cells.items():
+            check_weights(folder, cell.plan)
         standings = {cell.name: place.standing(cell) for cell in place.study.cells}
         whole = sum(cell.plan.rounds + 1 for cell in place.study.cells if standings[cell.name].status != "damaged")
         begun, before = time.monotonic(), sum(standing.rounds for standing in standings.values())
