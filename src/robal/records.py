@@ -141,7 +141,7 @@ def check_same_run(place: RunFolder, plan: Plan, data: Data) -> None:
                 "a run keeps its plan; change it back, or begin another run with it: robal run plan.yaml --out another"
             )
         theirs = begun_with["data"]
-        if theirs["fingerprint"] != data.fingerprint():
+        if theirs["fingerprint"] != data.fingerprint() and not _is_without_known_test(theirs["fingerprint"], data):
             raise RunFolderError(
                 f"{place.path} was begun with other images or labels ({theirs['about']}); "
                 "give the same data, or choose another folder"
@@ -159,7 +159,7 @@ def check_weights(folder: Path, plan: Plan) -> None:
     if (folder / WEIGHTS).is_file() and Path(plan.start.weights).is_file() and not _is_copied(folder, plan):
         raise RunFolderError(
             f"{folder} holds a run that began from other weights than {plan.start.weights} holds now; choose another "
-            f"folder with --out, or go on with the old ones: robal resume {folder}"
+            f"folder with --out, or go on with the old ones, {folder / WEIGHTS}: robal resume {folder}"
         )
 
 
@@ -175,6 +175,11 @@ def _with_paths_of(there: Plan, plan: Plan) -> Plan:
     train = theirs.train if Path(ours.train).is_absolute() and Path(theirs.train).is_absolute() else ours.train
     test = theirs.test if Path(ours.test).is_absolute() and Path(theirs.test).is_absolute() else ours.test
     return replace(plan, data=replace(ours, train=train, test=test))
+
+
+def _is_without_known_test(fingerprint: str, data: Data) -> bool:
+    """Whether a fingerprint is that of robal 0.1, which left the known test out."""
+    return data.known_test is not None and fingerprint == replace(data, known_test=None).fingerprint()
 
 
 def begun(place: RunFolder) -> dict[str, Any]:

@@ -303,8 +303,9 @@ def read_labels(paths: Sequence[Path], classes: tuple[str, ...], dataset: Offere
     for path in paths:
         if not path.is_file():
             raise DataMissing(f"there is no file {path}; it should have the columns index and label")
+        rows = read_rows(path)  # which says what is wrong with a file
         columns, further = further_columns(path)
-        for index, text in read_rows(path):
+        for index, text in rows:
             if not text:
                 continue
             number = index

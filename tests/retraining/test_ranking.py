@@ -218,6 +218,13 @@ def test_images_in_colours_are_made_grey_for_a_grey_model(here: Path, capsys: py
     rank("--images", "held.npz", "--train", "old.npz", "--out", "grey.csv")
     rank("--images", "colours.npz", "--train", "old.npz", "--out", "colours.csv")
     assert rows(here / "colours.csv") == rows(here / "grey.csv")
+    for number, image in enumerate(np.load("colours.npz")["images"][:4]):
+        (here / "in-colours").mkdir(exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, 2))).save(here / f"in-colours/{number}.png")
+    build_pool("in-colours", here / "colours.parquet")
+    with pytest.raises(SystemExit):
+        main(["rank", "--model", SMALL, "--images", "colours.parquet", "--train", "old.npz"])
+    assert "the images of old have 1 channels, those to order 3" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         rank("--images", "colours.npz")
     assert "the file's network takes images of another size (--resize" in capsys.readouterr().err
@@ -258,6 +265,9 @@ def test_the_same_images_by_another_name_are_those_trained_on(here: Path, capsys
         (("--images", "held.npz", "--by", "EntropyMix"), "EntropyMix needs teacher beside the model"),
         (("--images", "held.npz", "--model", "LeNet5"), "LeNet5 takes images of at least 16x16, got 8x8"),
         (("--images", "heap.npz"), "names no classes: give --classes 10"),
+        (("--images", "held.npz", "--labelled", "semicolons.csv"), "semicolons.csv needs the columns index and label"),
+        (("--images", "held.npz", "--labelled", "latin.csv"), "latin.csv is not written in UTF-8"),
+        (("--images", "held.npz", "--labelled", "commas.csv"), "commas.csv, line 2: '' is no image index"),
         (("--images", "held.npz", "--first", "81"), "--first 81, and held has 80 images to order"),
         (("--images", "held.npz", "--train", "heap.npz"), "heap has no labelled image"),
         (("--images", "held.npz", "--by", "LSA"), "compares with what the model was trained on: give --train"),
@@ -266,6 +276,9 @@ def test_the_same_images_by_another_name_are_those_trained_on(here: Path, capsys
 def test_what_cannot_be_ordered_is_said(
     here: Path, capsys: pytest.CaptureFixture[str], further: tuple[str, ...], said: str
 ) -> None:
+    (here / "semicolons.csv").write_text("index;file;label\n1;a;3\n")
+    (here / "latin.csv").write_bytes("index,file,label\n1,a,B\xe4r\n".encode("latin-1"))
+    (here / "commas.csv").write_text("index,file,label\n,,\n")
     with pytest.raises(SystemExit) as stop:
         rank(*further)
     assert stop.value.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -414,6 +415,16 @@ def test_the_old_test_belongs_to_what_a_run_began_with(here: Path) -> None:
         assert data.known_test is not None
         prints.append(data.fingerprint())
     assert prints[0] != prints[1]
+    assert retrain("old.npz", "--budget", "5", *QUICK, train="with_test.npz") == 0
+    record = json.loads(Path("run/environment.json").read_text())
+    record["data"]["fingerprint"] = replace(data, known_test=None).fingerprint()  # as robal 0.1 has it
+    Path("run/environment.json").write_text(json.dumps(record))
+    assert retrain("old.npz", "--budget", "5", *QUICK, train="with_test.npz") == 0
+    some["test_labels"] = (some["test_labels"] + 1) % 10
+    np.savez(here / "with_test.npz", images=held["images"], labels=held["labels"], **some)
+    record["data"]["fingerprint"] = data.fingerprint()
+    Path("run/environment.json").write_text(json.dumps(record))
+    assert retrain("old.npz", "--budget", "5", *QUICK, train="with_test.npz") == 4
 
 
 def test_the_order_of_the_outputs_may_be_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -462,6 +473,7 @@ def test_a_study_of_weights_is_of_one_file(here: Path) -> None:
         place.status for place in list(compare(Place.begun(here / "st", said), Local(1)))[-1].standings.values()
     ] == ["finished"]
     save_model(small_network((1, 8, 8), 10), "weights.safetensors")
+    assert list(compare(Place.begun(here / "st", said), Local(1))) == []  # it is finished, and stays so
     with pytest.raises(RunFolderError, match="began from other weights than"):
         list(compare(Place.begun(here / "st", {**said, "grid": {"acquisition": ["Random"], "seed": 2}}), Local(1)))
 

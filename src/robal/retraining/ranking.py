@@ -197,7 +197,12 @@ def rank_from_files(
         )
     pixels, in_pool = tested.images, torch.full((len(tested),), UNLABELLED)
     if known is not None:
-        if known.images.shape != pixels.shape:  # the channels of a Parquet pool are as they are
+        if known.images.shape[0] != pixels.shape[0]:  # a Parquet pool is as it is
+            raise InputError(
+                f"the images of {known.name} have {known.images.shape[0]} channels, those to order {pixels.shape[0]}: "
+                "give them as a folder or an .npz file, whose colours are made to fit"
+            )
+        if known.images.shape != pixels.shape:
             raise InputError(
                 f"the images of {known.name} are {list(known.images.shape)}, those to order "
                 f"{list(pixels.shape)}: give a size for both by --resize"

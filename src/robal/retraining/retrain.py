@@ -102,7 +102,7 @@ def retraining_plan(
     held = bool(known.all())
     if bool(known.any()) and not held:
         at = new[~known][:1]
-        which = "".join(files_at(data.images, at)) or f"number {int(at)}"
+        which = "".join(files_at(data.images, at)) or f"number {int(at)} of those to choose from"
         raise InputError(
             f"{int(known.sum()):,} of the {len(known):,} images of {data.name} have labels and the others, such as "
             f"{which}, have none; retraining takes images with all labels held, or without any: leave some of them out "
