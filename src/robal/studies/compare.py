@@ -236,9 +236,9 @@ def compare(place: Place, scheduler: Scheduler) -> Iterator[Progress]:
     with place.locked():
         cells = {place.folder(cell): cell for cell in place.study.cells}
         standings = {cell.name: place.standing(cell) for cell in place.study.cells}
-        is_over = all(standing.status in ("finished", "damaged") for standing in standings.values())
-        for folder, cell in () if is_over else cells.items():
-            check_weights(folder, cell.plan)
+        if any(standing.status not in ("finished", "damaged") for standing in standings.values()):
+            for folder, cell in cells.items():
+                check_weights(folder, cell.plan)
         whole = sum(cell.plan.rounds + 1 for cell in place.study.cells if standings[cell.name].status != "damaged")
         begun, before = time.monotonic(), sum(standing.rounds for standing in standings.values())
         jobs, after = jobs_of(place, standings, str(data_folder().resolve()))
