@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -147,7 +148,10 @@ def measure(
         unknown = int((labels >= len(data.classes)).sum())
         if unknown:
             row["unforeseen"] = unknown
-        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last, before=before)
+        each = data.known is not None
+        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last, "test", before, each)
+        if "against_before" in row:
+            row["against_before"]["robust"] = _attacked_before(history[0], row)
     if data.known_test is not None:
         inputs, labels = data.known_test.images.at_rest(torch.arange(len(data.known_test))), data.known_test.labels
         now = clean(trained.model, inputs, labels)
@@ -233,14 +237,18 @@ def _measured(
     is_last: bool,
     what: str = "test",
     before: nn.Module | None = None,
+    each: bool = False,
 ) -> dict[str, Any]:
     """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all.
 
+    `each`: keep of each attacked image whether the model stood it, to be compared with other rounds.
     Images of classes that nobody has thought of, labels from `classes` on, are wrong whatever the model says.
     """
     asked, total, known = plan.evaluation, len(labels), labels < classes
     per_class: dict[str, Any] = {"accuracy": None, "robust_accuracy": {}, "boundary_error": {}}
     found: dict[str, Any] = {"accuracy": 0.0, "robust_accuracy": {}, "per_class": per_class, "images": {"clean": total}}
+    if each:
+        found["stood"] = {}
     if not bool(known.any()):
         return found
     verdicts = clean(model, inputs[known], labels[known])
@@ -267,6 +275,9 @@ def _measured(
             under = under_attack(model, some, theirs, attack, seed, what=title)
             found["robust_accuracy"][name], found["images"][name] = float(under.correct.sum()) / count, count
             per_class["robust_accuracy"][name] = under.per_class
+            if each:
+                stood = torch.zeros(count, dtype=torch.bool).masked_scatter(first, under.correct)
+                found["stood"][name] = _packed(stood)
             as_it_is = replace(verdicts, correct=clean_of, labels=theirs).per_class
             per_class["boundary_error"][name] = [
                 None if one is None or other is None else one - other
@@ -275,8 +286,28 @@ def _measured(
     return found
 
 
+def _packed(stood: Tensor) -> str:
+    """[N] bool as hexadecimal digits, eight images in two of them, the first in the highest bit.
+
+    >>> _packed(torch.tensor([True, False, False, False, True]))
+    '88'
+    """
+    return np.packbits(stood.numpy()).tobytes().hex()
+
+
+def _attacked_before(first: dict[str, Any], row: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """`against_before` under each attack by which both rounds were measured on the same images."""
+    found = {}
+    for name, stood in row["stood"].items():
+        count, was = row["images"][name], first.get("stood", {}).get(name)
+        if was is not None and first["images"][name] == count:
+            bits = (np.unpackbits(np.frombuffer(bytes.fromhex(each), np.uint8), count=count) for each in (was, stood))
+            found[name] = against_before(*(torch.from_numpy(each).bool() for each in bits))
+    return found
+
+
 def against_before(was: Tensor, now: Tensor) -> dict[str, float]:
-    """What a training changed on the test images as they are, [T] bool each: right before it, and right now.
+    """What a training changed on test images, [T] bool each: right before it, and right now; under attack: stood it.
 
     Returns:
         "forgotten": of the images that were right, the share that is wrong now; "learned": of those that were wrong,

@@ -30,7 +30,6 @@ from robal.errors import AwaitingLabels, InputError, RunFolderError
 from robal.folder import RunFolder
 from robal.kept import trained_on
 from robal.loop import load, run
-from robal.networks import load_weights
 from robal.new_images import beside, in_channels
 from robal.objectives import Adversarial, Natural
 from robal.oracles import CSVFile, Hidden
@@ -71,15 +70,26 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return RunFolder(folder).history()
 
 
-def right_in_both_rounds(split: Split) -> list[torch.Tensor]:
-    """[T] bool each: on which images the model is right before retraining, and after it."""
+def right_in_both_rounds(split: Split, step: float = 0.0, rounds: tuple[int, int] = (0, 1)) -> list[torch.Tensor]:
+    """[T] bool each: on which images the model is right before retraining, and after it; also after a step uphill."""
     found, plan = [], read_plan("run/plan.yaml")
-    for number in (0, 1):
+    for number in rounds:
         model = plan.network(split.images.shape, 10, 0)
         weights = load_file(f"run/rounds/00{number}/model.safetensors")
         model.load_state_dict({name.removeprefix("model:"): value for name, value in weights.items()})
-        found.append(model.eval()(split.images.batch(torch.arange(len(split)), "cpu")).argmax(1) == split.labels)
+        inputs = split.images.batch(torch.arange(len(split)), "cpu").requires_grad_()
+        logits = model.eval()(inputs)
+        (slope,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, split.labels), inputs)
+        moved = model((inputs.detach() + step * slope.sign()).clamp(0, 1))
+        found.append((logits.argmax(1) == split.labels) & (moved.argmax(1) == split.labels))
     return found
+
+
+def shares_changed(was: torch.Tensor, now: torch.Tensor) -> dict[str, float]:
+    return {
+        "forgotten": (was & ~now).sum().item() / max(was.sum().item(), 1),
+        "learned": (~was & now).sum().item() / max((~was).sum().item(), 1),
+    }
 
 
 def test_one_command_labels_crafts_trains_and_measures_before_and_after(
@@ -93,7 +103,8 @@ def test_one_command_labels_crafts_trains_and_measures_before_and_after(
     assert after["kept"]["crafted"] == 8
     assert after["gradient_evaluations"] == 2 * (600 + 8 + 8) * 3 + 8 * 2  # two epochs of PGD-2; crafting itself
     assert before["images"] == after["images"] == {"clean": 40, "PGD-2": 40}
-    assert set(after["against_before"]) == {"forgotten", "learned"}
+    assert set(after["against_before"]) == {"forgotten", "learned", "robust"}
+    assert set(after["against_before"]["robust"]) == {"PGD-2"}
     given, first = load_file("weights.safetensors"), load_file("run/rounds/000/model.safetensors")
     for name, tensor in given.items():
         assert torch.equal(first[f"model:{name}"], tensor)
@@ -101,18 +112,22 @@ def test_one_command_labels_crafts_trains_and_measures_before_and_after(
     assert "Before retraining → after it" in page
     assert "No label is bought at the start: the first model is given." in page
     assert "before retraining" in page
+    assert "Of those that stood PGD-2, " in page
     assert "40 of held, drawn at random, are the test" in capsys.readouterr().out
 
 
-def test_forgetting_is_counted_image_by_image(here: Path) -> None:
-    assert retrain("held.npz", "--budget", "5", *QUICK) == 0
+def test_forgetting_is_counted_image_by_image_also_under_attack(here: Path) -> None:
+    assert retrain("held.npz", "--budget", "5", *QUICK, "evaluation.images=33", "evaluation.each_round=[FGSM]") == 0
     plan = read_plan("run/plan.yaml")
     data = plan.data.load()
     assert data.test is not None
     right = right_in_both_rounds(data.test)
     told = rows(here / "run")[1]["against_before"]
-    assert told["forgotten"] == pytest.approx((right[0] & ~right[1]).sum().item() / right[0].sum().item())
-    assert told["learned"] == pytest.approx((~right[0] & right[1]).sum().item() / max((~right[0]).sum().item(), 1))
+    assert {name: told[name] for name in ("forgotten", "learned")} == pytest.approx(shares_changed(*right))
+    stood = [each[:33] for each in right_in_both_rounds(data.test, step=0.1)]
+    assert 0 < stood[0].sum() < right[0][:33].sum()
+    assert not torch.equal(*stood)
+    assert told["robust"]["FGSM"] == pytest.approx(shares_changed(*stood))
 
 
 def test_what_is_trained_on_is_the_known_the_bought_and_the_crafted(here: Path) -> None:
@@ -179,13 +194,10 @@ def test_over_two_rounds_it_is_compared_with_the_model_before_the_first(here: Pa
     plan = read_plan("run/plan.yaml")
     data = plan.data.load()
     assert data.test is not None
-    right = []
-    for number in (0, 2):
-        model = plan.network(data.images.shape, 10, 0)
-        load_weights(model, Path(f"run/rounds/00{number}/model.safetensors"))
-        right.append(model.eval()(data.test.images.batch(torch.arange(40), "cpu")).argmax(1) == data.test.labels)
+    right = right_in_both_rounds(data.test, rounds=(0, 2))
     told = rows(here / "run")[2]["against_before"]
-    assert told["forgotten"] == pytest.approx((right[0] & ~right[1]).sum().item() / right[0].sum().item())
+    assert {name: told[name] for name in ("forgotten", "learned")} == pytest.approx(shares_changed(*right))
+    assert set(told["robust"]) == {"PGD-2"}
     assert "600 labels were known from the beginning" in report([here / "run"]).read_text(encoding="utf-8")
 
 

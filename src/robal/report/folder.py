@@ -71,10 +71,11 @@ class Round:
     in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
     `wrong` and `auroc`: in a simulation, how many bought labels are wrong, and how well two scores tell them. `again`
     and `changed`: labels asked for again in this round, and how many became others. `forgotten` and `learned`, of a
-    retraining: shares of the test images that the model before it had right, and wrong. `known` is clean accuracy on
-    test images of what was trained on before, where the test is of others, and `known_forgotten` as `forgotten`, of
-    them. `audit` is of the audit set, None without one. `stopped`: the plan's `stop` ended the run after this round.
-    `unforeseen`: test images of classes that nobody had named yet, which count as wrong.
+    retraining: shares of the test images that the model before it had right, and wrong; `robust_changes`, by attack:
+    both, of those that stood it and of those that fell. `known` is clean accuracy on test images of what was trained
+    on before, where the test is of others, and `known_forgotten` as `forgotten`, of them. `audit` is of the audit set,
+    None without one. `stopped`: the plan's `stop` ended the run after this round. `unforeseen`: test images of classes
+    that nobody had named yet, which count as wrong.
     """
 
     number: int
@@ -101,6 +102,7 @@ class Round:
     changed: int = 0
     forgotten: float | None = None
     learned: float | None = None
+    robust_changes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     known: Rate | None = None
     known_forgotten: float | None = None
     audit: Audited | None = None
@@ -222,6 +224,15 @@ def _share(value: object) -> float | None:
     return found if found is not None and 0 <= found <= 1 else None
 
 
+def _changes(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    changes = {}
+    for name, value in values.items():
+        lost, won = (_share(mapping(value).get(what)) for what in ("forgotten", "learned"))
+        if lost is not None and won is not None:
+            changes[name] = (lost, won)
+    return changes
+
+
 def _rates(values: object, images: Mapping[str, Any]) -> dict[str, Rate]:
     rates = {name: _rate(value, images.get(name)) for name, value in mapping(values).items()}
     return {name: rate for name, rate in rates.items() if rate is not None}
@@ -305,6 +316,7 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         changed=whole(again.get("changed")) or 0,
         forgotten=_share(against.get("forgotten")),
         learned=_share(against.get("learned")),
+        robust_changes=_changes(mapping(against.get("robust"))),
         known=_rate(known.get("accuracy"), known.get("images")),
         known_forgotten=_share(known.get("forgotten")),
         audit=audit,

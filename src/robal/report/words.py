@@ -153,6 +153,10 @@ def findings(record: RunRecord) -> list[str]:
             f"Of the test images that the model had right, {100 * row.forgotten:.1f} % are forgotten; of those that it "
             f"had wrong, {100 * row.learned:.1f} % are learned."
         )
+        said += [
+            f"Of those that stood {name}, {100 * lost:.1f} % fall now; of those that fell, {100 * won:.1f} % stand."
+            for name, (lost, won) in row.robust_changes.items()
+        ]
     known, now = record.rounds[0].known, row.known
     if known is not None and now is not None and row.known_forgotten is not None:
         said.append(
