@@ -885,11 +885,13 @@ def rank_command(
             f"APFD {found['apfd']:.3f} (random order 0.5, best {found['best']:.3f}): {curve}"
         )
     elif found and found["faults"]:
-        print(
-            f"{found['faults']:,} faults in {found['images']:,} labelled images; APFD is of all images, without --first"
-        )
+        unlabelled = len(ranking.indices) - len(ranking.faults)
+        lacks = f"and {unlabelled:,} have no label" if ranking.is_whole else "without --first"
+        print(f"{found['faults']:,} faults in {found['images']:,} labelled images; APFD is of all images, {lacks}")
     elif found:
         print(f"no fault in {found['images']:,} labelled images")
+    if refused := sum(label < 0 for label in ranking.given.values()):
+        print(f"left out of these figures: {refused:,} that --labelled says skip or none of")
 
 
 @app.command(name="retrain", group=MODELS)

@@ -202,11 +202,11 @@ class Data:
         if held_out_images < 0 or any(count is not None and count < 1 for count in (train_images, test_images)):
             raise InputError("held_out_images must be 0 or more, train_images and test_images at least 1")
         dataset.check_enough_classes()
-        train, cut = _first(Part(dataset.images, dataset.labels, dataset.files), train_images, seed, "training")
+        train, cut = first(Part(dataset.images, dataset.labels, dataset.files), train_images, seed, "training")
         tests = None
         if dataset.test_images is not None and dataset.test_labels is not None:
             given = Part(dataset.test_images, dataset.test_labels, dataset.test_files)
-            tests, test_cut = _first(given, test_images, seed, "test")
+            tests, test_cut = first(given, test_images, seed, "test")
             cut += test_cut
         pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
         return cls(
@@ -404,7 +404,8 @@ class Part:
 _Parts = tuple[Part, Part, Part, str]  # pool, validation, test, and how they came about
 
 
-def _first(part: Part, count: int | None, seed: int, what: str) -> tuple[Part, str]:
+def first(part: Part, count: int | None, seed: int, what: str) -> tuple[Part, str]:
+    """The first `count` of a part, where they show all its classes, else so many of every class; and how to say it."""
     if count is None or count >= len(part.labels):
         return part, ""
     chosen, how = _run(part.labels, count, "first", seed, what)

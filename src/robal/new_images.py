@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robal.data import Data, Part, mixed
+from robal.data import Data, Part, first, mixed
 from robal.datasets import Dataset
 from robal.errors import InputError
 from robal.images import InMemory, unit
@@ -22,7 +22,14 @@ _TILE = 1024  # images
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as Pillow has it
 
 
-def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apart: float = 0.5, seed: int = 0) -> Data:
+def beside(
+    trained_on: Dataset,
+    new: Dataset,
+    tests: Dataset | None = None,
+    apart: float = 0.5,
+    seed: int = 0,
+    test_images: int | None = None,
+) -> Data:
     """A pool of new images followed by those that the model was trained on, whose labels are known.
 
     Where both are one object, its test split is the new images, or, where it has none, half of it, drawn at random.
@@ -38,6 +45,7 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         tests: labelled images, or None.
         apart: the share of new images that the test takes, in (0, 1).
         seed: of the draws.
+        test_images: the most that the test has; None: all.
 
     Raises:
         InputError: for images of different sizes, classes that the model was not trained on, no label to train on, or
@@ -95,7 +103,8 @@ def beside(trained_on: Dataset, new: Dataset, tests: Dataset | None = None, apar
         if len(twins):
             test, how = test.without(twins), f"{how}, but for {len(twins):,} that are in the pool too"
         test, shuffled = mixed(test, seed, "test")
-        how += shuffled
+        test, cut = first(test, test_images, seed, "test")
+        how = cut + how + shuffled
     parts = [after.images, before.images]
     images = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
     return Data(

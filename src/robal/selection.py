@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robal.acquisition import Acquisition, Score, needs_of
 from robal.acquisition.acquisition import choose_with_scores
 from robal.candidates import Candidates
-from robal.datasets import Dataset, load_folder
+from robal.datasets import Dataset, load
 from robal.engines import Engine, Local
 from robal.errors import DataMissing, InputError
 from robal.files import write_csv
@@ -234,9 +234,7 @@ def read_images(
     names: tuple[str, ...] = () if said is None else named_classes(said)
     root = Path(images).expanduser()
     if names and root.is_dir() and not ((root / "train").is_dir() and (root / "test").is_dir()):
-        inside = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"}
-        by_class = inside <= set(names)
-        dataset = load_folder(root, resize=resize, classes=names if by_class else None, labelled=by_class)
+        dataset = load(images, folder, resize=resize, classes=names)
     else:
         dataset = read_whole(images, folder, resize)
     if not (names or dataset.classes):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from robal.data import Data
+from robal.data import Data, Part, first
 from robal.datasets import Dataset, known_name, load
 from robal.errors import InputError
 from robal.files import absolute
@@ -26,7 +26,8 @@ class Source:
         resize: height and width in pixels to resize to; None: as they are.
         held_out: where validation images that cost no label come from, see `Data.from_dataset`.
         held_out_images: how many.
-        train_images, test_images: take only the first so many of each.
+        train_images, test_images: take only the first so many of each; where those lack a class, so many drawn class
+            by class. Where a retraining chooses from test images, `test_images` is how many of them there are for both.
         classes: names, for images that come without any label; of a folder or an .npz file, in the order of the labels.
             A folder none of whose sub-folders is called so is taken without labels.
         seed: of the split, where one is drawn; apart from the run's, so that runs of several seeds share their test.
@@ -60,10 +61,17 @@ class Source:
     def __post_init__(self) -> None:
         if len({class_name(one).lower() for one in self.classes}) < len(self.classes):
             raise InputError(f"data.classes names each class once; {', '.join(self.classes)} came")
+        for what, count in (("train_images", self.train_images), ("test_images", self.test_images)):
+            if count is not None and count < 1:
+                raise InputError(f"data.{what} is at least 1, or left out for all; {count} came")
         if not 0 < self.apart < 1:
             raise InputError(f"data.apart is a share, in (0, 1); {self.apart} came")
         if self.test and not self.train:
             raise InputError("data.test goes with data.train, the images that a model was trained on")
+        if self.train and (self.held_out != "train" or self.held_out_images != Source.held_out_images):
+            raise InputError(
+                "data.held_out and data.held_out_images set images of a pool apart; leave them out beside data.train"
+            )
         if self.train and self.imbalance > 1:
             raise InputError("data.imbalance makes a pool without known labels; leave it out beside data.train")
         if not 1 <= self.imbalance < float("inf"):
@@ -117,22 +125,22 @@ class Source:
             of = f" of {', '.join(self.classes)}" if self.classes else ""
             raise InputError(f"data.train: {self.train} has no labelled image{of}, and a model was trained on some")
         self._check(trained_on.classes, self.train)
+        if self.train_images is not None:
+            part = Part(trained_on.images, trained_on.labels, trained_on.files)
+            few, _ = first(part, self.train_images, self.seed, "training")
+            trained_on = replace(trained_on, images=few.images, labels=few.labels, files=few.files)
+        tested, is_one = self.test_images, canonical(self.name) == canonical(self.train)
+        if is_one and trained_on.test_images is not None and trained_on.test_labels is not None:
+            part = Part(trained_on.test_images, trained_on.test_labels, trained_on.test_files)
+            few, _ = first(part, tested, self.seed, "test")
+            trained_on = replace(trained_on, test_images=few.images, test_labels=few.labels, test_files=few.files)
+            tested = None
         named: dict[str, Dataset] = {canonical(self.train): trained_on}
         for name in (self.name, self.test):
             if name and canonical(name) not in named:
                 named[canonical(name)] = self.read(name, trained_on.classes)
         new, tests = named[canonical(self.name)], named[canonical(self.test)] if self.test else None
-        if self.train_images is not None:
-            few = slice(self.train_images)
-            labels, files = trained_on.labels[few], trained_on.files[few]
-            first = replace(trained_on, images=trained_on.images[few], labels=labels, files=files)
-            trained_on, new = first, first if new is trained_on else new
-        if self.test_images is not None and new.test_images is not None and new.test_labels is not None:
-            few = slice(self.test_images)
-            labels, files = new.test_labels[few], new.test_files[few]
-            first = replace(new, test_images=new.test_images[few], test_labels=labels, test_files=files)
-            trained_on, new = first if new is trained_on else trained_on, first
-        return beside(trained_on, new, tests, self.apart, self.seed)
+        return beside(trained_on, new, tests, self.apart, self.seed, tested)
 
     def read(self, name: str, classes: tuple[str, ...] | None = None) -> Dataset:
         """A data set whole, in memory. Raises DataError and InputError as `robal.datasets.load`."""

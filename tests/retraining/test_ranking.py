@@ -164,7 +164,8 @@ def test_labels_filled_in_are_read_and_not_written_over(here: Path, capsys: pyte
     rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")
     assert [row["fault"] for row in rows(here / "faults.csv")] == ["0", "1", "1", *[""] * 77]
     assert all(row["label"] == row["true"] for row in rows(here / "faults.csv"))
-    assert "2 faults in 3 labelled images; APFD " in capsys.readouterr().out
+    assert "2 faults in 3 labelled images; APFD is of all images, and 77 have no label" in capsys.readouterr().out
+    assert not (here / "faults-faults.png").exists()
     rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")  # its own file again
     with pytest.raises(SystemExit):  # without those labels
         rank("--images", "flat", "--classes", "10", "--out", "faults.csv")
@@ -177,6 +178,32 @@ def test_labels_filled_in_are_read_and_not_written_over(here: Path, capsys: pyte
     with pytest.raises(SystemExit):  # a label that was corrected there, its fault filled in
         rank("--images", "flat", "--classes", "10", "--labelled", "order.csv", "--out", "faults.csv")
     assert rows(here / "faults.csv")[0]["label"] == found[0]["label"]
+
+
+def test_what_a_person_cannot_tell_is_kept_and_is_in_no_figure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "said.csv").write_text("index,label\n3,none\n5,skip\n7,1\n")
+    for _ in range(2):  # the second time over its own file
+        rank("--images", "flat", "--classes", "10", "--labelled", "said.csv", "--out", "faults.csv")
+        assert "left out of these figures: 2 that --labelled says skip or none of" in capsys.readouterr().out
+    said = {row["index"]: (row["label"], row["true"], row["fault"] != "") for row in rows(here / "faults.csv")}
+    assert [said[index] for index in ("3", "5", "7")] == [("none", "", False), ("skip", "", False), ("1", "1", True)]
+
+
+def test_folders_that_are_no_classes_are_refused_or_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = sorted((here / "flat").iterdir())
+    for folder, picture in (("3", pictures[0]), ("7", pictures[1]), ("cat", pictures[2])):
+        (here / "strange" / folder).mkdir(parents=True)
+        shutil.copy(picture, here / "strange" / folder)
+    with pytest.raises(SystemExit):
+        rank("--images", "strange", "--classes", "10")
+    assert "cat is no class" in " ".join(capsys.readouterr().err.split())
+    for folder, name in (("3", "Three"), ("7", "Seven")):
+        (here / "strange" / folder).rename(here / "strange" / name)
+    rank("--images", "strange", "--classes", "10")
+    said = capsys.readouterr()
+    assert (
+        "none of its folders (cat, Seven, Three) is a class (0, 1, 2, …): its images are taken" in said.out + said.err
+    )
 
 
 def test_a_picture_of_another_list_is_left_alone(here: Path) -> None:

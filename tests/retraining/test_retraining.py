@@ -130,6 +130,39 @@ def test_forgetting_is_counted_image_by_image_also_under_attack(here: Path) -> N
     assert told["robust"]["FGSM"] == pytest.approx(shares_changed(*stood))
 
 
+def sorted_by_class(place: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (place / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / str(label) / f"{number:03d}.png")
+
+
+def test_a_part_of_folders_sorted_by_class_is_of_all_classes(here: Path) -> None:
+    old, tests = np.load("old.npz"), np.load("tests.npz")
+    sorted_by_class(here / "split" / "train", old["images"][:200], old["labels"][:200])
+    sorted_by_class(here / "split" / "test", tests["images"][:60], tests["labels"][:60])
+    data = Source("heap.npz", train="split", train_images=50, test_images=20).load()
+    assert data.known is not None
+    assert data.test is not None
+    assert data.known[data.known >= 0].bincount(minlength=10).min() >= 3
+    assert (len(data.pool.labelled), len(data.test)) == (50, 20)
+    assert len(data.test.labels.unique()) == 10
+    held_out = Source("split", train="split", train_images=50, test_images=40, apart=0.25).load()
+    assert held_out.test is not None  # test images are what is chosen from as well
+    assert (len(held_out.pool.candidates), len(held_out.test)) == (30, 10)
+    named = Source("heap.npz", train="split", test="tests.npz", test_images=7).load()
+    assert named.test is not None
+    assert len(named.test) == 7
+
+
+@pytest.mark.parametrize("setting", ["data.held_out_images=10", "data.held_out=test", "data.train_images=0"])
+def test_settings_that_a_retraining_has_no_use_for_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert retrain("held.npz", "--budget", "5", *QUICK, setting) == 2
+    assert setting.partition("=")[0] in capsys.readouterr().err
+    assert not (here / "run").exists()
+
+
 def test_what_is_trained_on_is_the_known_the_bought_and_the_crafted(here: Path) -> None:
     assert retrain("held.npz", "--budget", "5", *QUICK) == 0
     plan = read_plan("run/plan.yaml")

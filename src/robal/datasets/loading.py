@@ -17,6 +17,7 @@ from robal.datasets.quickdraw import load_quickdraw
 from robal.datasets.shoebag import load_fashion_shoe_bag, load_shoe_bag
 from robal.datasets.svhn import load_svhn
 from robal.errors import DataError, DataMissing, did_you_mean
+from robal.progress import say
 
 _LOADERS: dict[str, Callable[[Known, Path], Dataset]] = {
     "mnist": load_idx,
@@ -68,7 +69,11 @@ def load(
     elif name.lower().endswith(".npy"):
         dataset = load_npy(name, classes)
     elif name and Path(name).expanduser().is_dir():
-        is_sorted = classes is None or bool(set(class_folders(name)) & set(classes))
+        sorted_by = class_folders(name)
+        is_sorted = classes is None or bool(set(sorted_by) & set(classes))
+        if sorted_by and classes is not None and not is_sorted:
+            theirs, ours = (", ".join([*some[:3], *(["…"] if len(some) > 3 else [])]) for some in (sorted_by, classes))
+            say(f"{name}: none of its folders ({theirs}) is a class ({ours}): its images are taken without labels")
         return load_folder(name, resize=resize, classes=classes if is_sorted else None, labelled=is_sorted)
     elif ":" in name:
         dataset = from_factory(name)

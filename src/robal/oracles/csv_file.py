@@ -51,8 +51,8 @@ class CSVFile:
                 say(f"{path}: there is no image {index}; its label is left aside")
             elif index not in asked and pool.labels[index] >= 0 and label != pool.labels[index]:
                 say(
-                    f"{path} says {class_name_of(pool, label)} of image {index}, which the run has learned as "
-                    f"{class_name_of(pool, int(pool.labels[index]))}: `robal labels correct` takes corrections"
+                    f"{path} says {word_of(label, pool.classes)} of image {index}, which the run has learned as "
+                    f"{word_of(int(pool.labels[index]), pool.classes)}: `robal labels correct` takes corrections"
                 )
         if missing:
             listed = {index for index, _ in rows}
@@ -67,9 +67,9 @@ class CSVFile:
         return torch.tensor([answers[index] for index in indices.tolist()], dtype=torch.int64)
 
 
-def class_name_of(pool: Pool, label: int) -> str:
-    """What a label is called in the file."""
-    return pool.classes[label] if label >= 0 else next(word for word, code in _WORDS.items() if code == label)
+def word_of(label: int, classes: tuple[str, ...]) -> str:
+    """What a label is called in the file: the opposite of `parse_label`."""
+    return classes[label] if label >= 0 else next(word for word, code in _WORDS.items() if code == label)
 
 
 def read_rows(path: Path) -> list[tuple[int, str]]:

@@ -19,6 +19,7 @@ from robal.errors import InputError
 from robal.files import write_csv
 from robal.images import InMemory, Joined, files_at
 from robal.new_images import in_channels, in_classes
+from robal.oracles.csv_file import word_of
 from robal.parquet import ParquetImages, is_parquet, version_of
 from robal.pictures import contact_sheet
 from robal.plans import read_component
@@ -57,7 +58,7 @@ class Ranking:
         classes: the K names.
         is_joint: whether all were chosen at once, so that their order says little.
         is_whole: whether these are all images there are, not the first few alone.
-        given: {position: class} of labels that a person gave beside those of the data set.
+        given: {position: class, or SKIPPED or NONE_OF_THESE} of what a person said beside the labels of the data set.
     """
 
     indices: Tensor
@@ -78,21 +79,27 @@ class Ranking:
         return (self.predicted != self.labels)[known]
 
     @property
+    def has_apfd(self) -> bool:
+        """Whether these are all images, their labels are known, and there is a fault: labels of the first few, which a
+        person looked at, tell nothing of those that come after."""
+        return self.is_whole and len(self.faults) == len(self.indices) and bool(self.faults.any())
+
+    @property
     def figures(self) -> dict[str, float | int | None]:
-        """What an order is judged by; empty where no label is known. The first few alone have no APFD."""
+        """What an order is judged by; empty where no label is known."""
         faults = self.faults
         if not len(faults):
             return {}
         return {
             "images": len(faults),
             "faults": int(faults.sum()),
-            "apfd": apfd(faults) if self.is_whole else None,
-            "best": 1 - int(faults.sum()) / (2 * len(faults)) if self.is_whole and bool(faults.any()) else None,
+            "apfd": apfd(faults) if self.has_apfd else None,
+            "best": 1 - int(faults.sum()) / (2 * len(faults)) if self.has_apfd else None,
             "first_100": int(faults[:100].sum()),
         }
 
     def save(self, path: Path) -> tuple[Path, Path | None]:
-        """Write the CSV file, beside it a PNG of the first images and, where labels are known, one of faults found.
+        """Write the CSV file, beside it a PNG of the first images and, where all labels are known, one of faults found.
 
         Columns: order, index, file (where images are files), predicted, score (empty where there is none), true and
         fault (1 or 0; both empty where no label is known), and label, for a person to fill in, which `robal rank
@@ -105,15 +112,14 @@ class Ranking:
         for order, (index, predicted, score, label) in enumerate(rows):
             file = [files[order]] if files else []
             known = [self.classes[label], int(predicted != label)] if label >= 0 else ["", ""]
-            answer = self.given.get(index, UNLABELLED)
-            said = self.classes[answer] if answer >= 0 else ""
+            said = word_of(self.given[index], self.classes) if index in self.given else ""
             table.append([order, index, *file, self.classes[predicted], score, *known, said])
         columns = ["order", "index", *(["file"] if files else []), "predicted", "score", "true", "fault", "label"]
         write_csv(path, columns, table)
         sheet = path.with_suffix(".png")
         titles = [self.classes[one] for one in self.predicted.tolist()]
         contact_sheet(sheet, self.dataset.images, self.indices, titles, most=_SHEET)
-        if not (self.is_whole and bool(self.faults.any())):
+        if not self.has_apfd:
             if was_there and not curve.with_suffix(".csv").exists():
                 curve.unlink(missing_ok=True)  # of the order that was there
             return sheet, None
@@ -191,7 +197,7 @@ def rank_from_files(
                 f"image {index} is {names[labels[index]]} in {tested.name} and {names[label]} by --labelled"
             )
         labels[index] = label if label >= 0 else labels[index]
-    if any(given.get(index, UNLABELLED) < 0 or names[given[index]] != text for index, text in written.items()):
+    if any(index not in given or word_of(given[index], names) != text for index, text in written.items()):
         raise InputError(
             f"{out} holds labels, which would be lost; name another file by --out, and this one by --labelled"
         )
