@@ -266,12 +266,8 @@ def learn(plan: Plan, data: Data, state: State, previous: Trained, place: RunFol
         "label": note.get("answering", 0.0),
         "train": trained.earlier + time.perf_counter() - started,
     }
-    first = place.round(0) / "model.safetensors"
-    given = None
-    if number and data.known is not None:
-        given = Trained.load(first, initial(plan, data, (*data.classes, *place.new_classes(0))).model).model
     audit, known = audit_of(state), data.as_known_by(classes)
-    row = measure(plan, known, labelled, trained, number, answers, given, audit, state.history) | {
+    row = measure(plan, known, labelled, trained, number, answers, audit, state.history) | {
         "kept": describe_kept(state.kept, known.hidden),
         "pool": describe_guesses(trained, used, len(unlabelled), known.hidden),
         "wrong_labels": describe_labels(recipe.objective, trained, labelled.examples, known.hidden_of_unknown),

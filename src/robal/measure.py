@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robal.attacks import Attack
+from robal.attacks import Attack, Monitor
 from robal.candidates import Candidates
 from robal.data import Data
 from robal.evaluation import clean, fitting, probabilities, seconds_needed, under_attack
@@ -22,6 +22,7 @@ from robal.progress import say
 from robal.scores import entropy
 from robal.seeds import stream
 from robal.state import State
+from robal.threats import L2, Linf
 from robal.training import Trained
 
 _BINS = 50
@@ -111,14 +112,13 @@ def measure(
     trained: Trained,
     number: int,
     answers: Tensor,
-    before: nn.Module | None = None,
     audit: Audit | None = None,
     history: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The metrics of round `number`. All rates lie in [0, 1]; what cannot be measured is None.
 
-    `before`: the model of a retraining before it, to be compared with. `history`: the rounds before, by which a
-    plan's `stop` decides whether this one is the last.
+    `history`: the rounds before, by which a plan's `stop` decides whether this one is the last; with the first of them
+    a retraining is compared.
     """
     started, plan = time.perf_counter(), plan.with_threats()
     row: dict[str, Any] = {
@@ -142,29 +142,31 @@ def measure(
     stopped = stopped_by(plan, [*history, row])
     if stopped is not None:
         row["stopped"] = stopped
-    is_last = number == plan.rounds or stopped is not None
+    is_last, each = number == plan.rounds or stopped is not None, data.known is not None
     if data.test is not None:
         inputs, labels = data.test.images.at_rest(torch.arange(len(data.test))), data.test.labels
         unknown = int((labels >= len(data.classes)).sum())
         if unknown:
             row["unforeseen"] = unknown
-        each = data.known is not None
-        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last, "test", before, each)
-        if "against_before" in row:
-            row["against_before"]["robust"] = _attacked_before(history[0], row)
+        row |= _measured(plan, trained.model, inputs, labels, len(data.classes), number, is_last, "test", each)
+        if each and history:
+            row["against_before"] = _changes_since(history[0], row)
     if data.known_test is not None:
         inputs, labels = data.known_test.images.at_rest(torch.arange(len(data.known_test))), data.known_test.labels
-        now = clean(trained.model, inputs, labels)
-        row["known_test"] = {"accuracy": now.accuracy, "images": len(labels)}
-        if before is not None:
-            row["known_test"] |= against_before(clean(before, inputs, labels).correct, now.correct)
+        row["known_test"] = _measured(
+            _quickly(plan), trained.model, inputs, labels, len(data.classes), number, is_last, "known test", each
+        )
+        if each and history:
+            row["known_test"]["against_before"] = _changes_since(history[0].get("known_test", {}), row["known_test"])
     if audit is not None:
         row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
         known = audit.labels >= 0
         if bool(known.any()):
             inputs, labels = audit.inputs[known], audit.labels[known]
             classes = int(labels.max()) + 1  # people named them all
-            row["audit"] |= _measured(plan, trained.model, inputs, labels, classes, number, is_last, "audit")
+            row["audit"] |= _measured(plan, trained.model, inputs, labels, classes, number, is_last, "audit", each)
+            if each and history:
+                row["audit"]["against_before"] = _changes_since(history[0].get("audit", {}), row["audit"])
     return row | {"seconds": time.perf_counter() - started}
 
 
@@ -236,32 +238,28 @@ def _measured(
     number: int,
     is_last: bool,
     what: str = "test",
-    before: nn.Module | None = None,
     each: bool = False,
 ) -> dict[str, Any]:
     """Rates on images and on those of them that are attacked: of the test as many as the plan says, of an audit all.
 
-    `each`: keep of each attacked image whether the model stood it, to be compared with other rounds.
+    `each`: keep of each image whether the model was right, and whether it stood each attack, for rounds to come.
     Images of classes that nobody has thought of, labels from `classes` on, are wrong whatever the model says.
     """
     asked, total, known = plan.evaluation, len(labels), labels < classes
     per_class: dict[str, Any] = {"accuracy": None, "robust_accuracy": {}, "boundary_error": {}}
     found: dict[str, Any] = {"accuracy": 0.0, "robust_accuracy": {}, "per_class": per_class, "images": {"clean": total}}
-    if each:
-        found["stood"] = {}
+    right = found.setdefault("right", {}) if each else {}
     if not bool(known.any()):
         return found
     verdicts = clean(model, inputs[known], labels[known])
     found["accuracy"], per_class["accuracy"] = float(verdicts.correct.sum()) / total, verdicts.per_class
-    if before is not None:
-        was = clean(before, inputs[known], labels[known]).correct
-        found["against_before"] = against_before(was, verdicts.correct)
+    right["clean"] = _packed(known, verdicts.correct)
     parts: list[tuple[int, tuple[Attack, ...]]] = [(asked.each_round_images or asked.images, asked.each_round)]
     if is_last:
         parts.append((asked.images, asked.at_end))
     seed = stream(plan.seed, *(() if what == "test" else (what,)), "evaluate", number)
     for images, attacks in parts:
-        count = min(images, total) if what == "test" else total
+        count = total if what == "audit" else min(images, total)
         first, attacks = known[:count], tuple(fitting(attack, verdicts.classes) for attack in attacks)
         some, theirs, clean_of = inputs[:count][first], labels[:count][first], verdicts.correct[: int(first.sum())]
         if not len(theirs):
@@ -275,9 +273,7 @@ def _measured(
             under = under_attack(model, some, theirs, attack, seed, what=title)
             found["robust_accuracy"][name], found["images"][name] = float(under.correct.sum()) / count, count
             per_class["robust_accuracy"][name] = under.per_class
-            if each:
-                stood = torch.zeros(count, dtype=torch.bool).masked_scatter(first, under.correct)
-                found["stood"][name] = _packed(stood)
+            right[name] = _packed(first, under.correct)
             as_it_is = replace(verdicts, correct=clean_of, labels=theirs).per_class
             per_class["boundary_error"][name] = [
                 None if one is None or other is None else one - other
@@ -286,38 +282,51 @@ def _measured(
     return found
 
 
-def _packed(stood: Tensor) -> str:
-    """[N] bool as hexadecimal digits, eight images in two of them, the first in the highest bit.
+def _quickly(plan: Plan) -> Plan:
+    """The same, but for attacks: where the plan asks for any, `Monitor`, a third of AutoAttack's work."""
+    attacks = (
+        (Monitor(threat=plan.threat),) if plan.evaluation.each_round and isinstance(plan.threat, Linf | L2) else ()
+    )
+    asked = replace(plan.evaluation, each_round=attacks, each_round_images=None, at_end=())
+    return replace(plan, evaluation=asked)
 
-    >>> _packed(torch.tensor([True, False, False, False, True]))
+
+def _packed(known: Tensor, correct: Tensor) -> str:
+    """Verdicts on the images that are `known`, and False on the others, [N] bool; as hexadecimal digits.
+
+    >>> _packed(torch.tensor([True, False, True, True, True]), torch.tensor([True, False, False, True]))
     '88'
     """
-    return np.packbits(stood.numpy()).tobytes().hex()
+    right = torch.zeros(len(known), dtype=torch.bool).masked_scatter(known, correct)
+    return np.packbits(right.numpy()).tobytes().hex()
 
 
-def _attacked_before(first: dict[str, Any], row: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """`against_before` under each attack by which both rounds were measured on the same images."""
-    found = {}
-    for name, stood in row["stood"].items():
-        count, was = row["images"][name], first.get("stood", {}).get(name)
+def _changes_since(first: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """What changed since the first round: on images as they are, and ("robust") by attack on those attacked in both."""
+    found: dict[str, Any] = {}
+    for name, now in row["right"].items():
+        count, was = row["images"][name], first.get("right", {}).get(name)
         if was is not None and first["images"][name] == count:
-            bits = (np.unpackbits(np.frombuffer(bytes.fromhex(each), np.uint8), count=count) for each in (was, stood))
-            found[name] = against_before(*(torch.from_numpy(each).bool() for each in bits))
-    return found
+            bits = (np.unpackbits(np.frombuffer(bytes.fromhex(each), np.uint8), count=count) for each in (was, now))
+            found[name] = changes(*(torch.from_numpy(each).bool() for each in bits))
+    return found.pop("clean", {}) | {"robust": found}
 
 
-def against_before(was: Tensor, now: Tensor) -> dict[str, float]:
+def changes(was: Tensor, now: Tensor) -> dict[str, float | int | None]:
     """What a training changed on test images, [T] bool each: right before it, and right now; under attack: stood it.
 
     Returns:
-        "forgotten": of the images that were right, the share that is wrong now; "learned": of those that were wrong,
-        the share that is right.
+        "right": how many were right; "forgotten": the share of them that is wrong now; "wrong": how many were wrong;
+        "learned": the share of them that is right now. A share of no image is None.
 
-    >>> against_before(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
-    {'forgotten': 0.5, 'learned': 0.0}
+    >>> changes(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+    {'right': 2, 'forgotten': 0.5, 'wrong': 1, 'learned': 0.0}
     """
-    shares = {"forgotten": (was & ~now, was), "learned": (~was & now, ~was)}
-    return {name: int(some.sum()) / max(int(of.sum()), 1) for name, (some, of) in shares.items()}
+    found: dict[str, float | int | None] = {}
+    for of, share, which, turned in (("right", "forgotten", was, ~now), ("wrong", "learned", ~was, now)):
+        count = int(which.sum())
+        found |= {of: count, share: int((which & turned).sum()) / count if count else None}
+    return found
 
 
 def describe_query(candidates: Candidates, question: Tensor) -> dict[str, list[float]]:

@@ -218,6 +218,34 @@ def say_order(names: Sequence[str], folder: str) -> None:
         say(f"the model's outputs are taken to be {', '.join(names)}; where they are in another order, --classes")
 
 
+def in_another_order(predicted: Tensor, labels: Tensor, names: Sequence[str], where: str) -> str:
+    """What to say of a model that is right far more often if its outputs are in another order; "" of any other.
+
+    Args:
+        predicted: [n] int64, its outputs.
+        labels: [n] int64 in [0, K).
+        names: the K classes in the order in which the outputs are taken to be.
+        where: of what images these are.
+
+    >>> said = in_another_order(torch.arange(12) % 2, (torch.arange(12) + 1) % 2, ("ant", "Bee"), "these")
+    >>> said[said.index("and 12"):]
+    'and 12 if its outputs are Bee, ant: --classes Bee,ant says it, or number the labels so'
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    counts = torch.zeros(len(names), len(names), dtype=torch.int64)
+    counts.index_put_((predicted, labels), torch.ones(len(labels), dtype=torch.int64), accumulate=True)
+    outputs, of = linear_sum_assignment(counts.numpy(), maximize=True)
+    right, would = int(counts.diagonal().sum()), int(counts[outputs, of].sum())
+    if len(labels) < 3 * len(names) or would < len(labels) / 2 or would < 2 * right:
+        return ""
+    theirs = [names[label] for label in of]
+    return (
+        f"the model has {right:,} of {len(labels):,} images of {where} right, and {would:,} if its outputs are "
+        f"{', '.join(theirs)}: --classes {','.join(theirs)} says it, or number the labels so"
+    )
+
+
 def read_images(
     images: str, folder: Path | None, resize: int | None, said: str | tuple[str, ...] | None
 ) -> tuple[Dataset, tuple[str, ...]]:

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from robal.report import words
-from robal.report.folder import read
+from robal.report.folder import Changes, read
 from robal.report.rates import Rate
 from robal.wilson import wilson
 
@@ -129,3 +129,16 @@ def test_a_collapsed_teacher_is_a_caution(tmp_path, write_run):
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     found = [line for line in words.cautions(read(folder)) if "collapsed" in line]
     assert found == ["In round 1 the pool was left out: the pseudo-labels had collapsed on too few classes."]
+
+
+def test_what_was_forgotten_is_told_of_how_many_images() -> None:
+    assert (
+        words.forgetting({"clean": Changes(2, 0.5, 0, None)})
+        == "Of the 2 images that it had right before, 50.0 % are forgotten."
+    )
+    told = words.forgetting({"clean": Changes(2, 0.5, 3, 1 / 3), "Square": Changes(0, None, 1000, 0.25)})
+    assert (
+        "; of the 3 images that it had wrong before, 33.3 % are learned. Of the 1,000 images that fell before" in told
+    )
+    assert "stood Square" not in told
+    assert "Attacks draw at random" in told

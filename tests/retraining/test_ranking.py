@@ -206,6 +206,15 @@ def test_folders_that_are_no_classes_are_refused_or_said(here: Path, capsys: pyt
     )
 
 
+def test_outputs_in_another_order_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "zero,one,two,three,four,five,six,seven,eight,nine"
+    for label, word in enumerate(words.split(",")):
+        shutil.copytree(here / "new" / str(label), here / "named" / word)
+    for further, is_said in (((), True), (("--classes", words), False)):
+        rank("--images", "named", *further)
+        assert (f"--classes {words} says it" in " ".join(capsys.readouterr().err.split())) == is_said
+
+
 def test_a_picture_of_another_list_is_left_alone(here: Path) -> None:
     rank("--images", "flat", "--classes", "10", "--out", "order-faults.csv")
     sheet = (here / "order-faults.png").read_bytes()

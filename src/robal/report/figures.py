@@ -196,7 +196,7 @@ def per_class(record: RunRecord) -> Drawing | None:
         at = [position - 0.25 + (index + 0.5) * height for position in range(len(values))]
         colour = VIOLET if is_auto_attack(attack) else others[index % len(others)]
         axes.barh(at, [v or 0.0 for v in values], height=height, color=colour, label=f"under {label(attack)}")
-    before = record.rounds[0].per_class if row.forgotten is not None else {}
+    before = record.rounds[0].per_class if row.changes else {}
     for index, name in enumerate(name for name in ("clean", row.attack) if name in before):
         shares = [(value, position) for position, value in enumerate(before[str(name)]) if value is not None]
         told = "before retraining" if index == 0 else None

@@ -62,6 +62,17 @@ class Audited:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What a retraining changed on test images: of so many that the model was `right` on, the share that is forgotten,
+    and of so many that it was `wrong` on, the share that is learned. A share of no image is None."""
+
+    right: int
+    forgotten: float | None
+    wrong: int
+    learned: float | None
+
+
+@dataclass(frozen=True)
 class Round:
     """One line of metrics.jsonl. `measured_on` is "test"; without test images "audit"; without both "validation".
 
@@ -70,10 +81,10 @@ class Round:
     training, None where there was none. `bias`, by measure, is how unlike the pool the query was,
     in bits, less what a random one of its size is anyway. `boundary`: by attack and class, how much accuracy it takes.
     `wrong` and `auroc`: in a simulation, how many bought labels are wrong, and how well two scores tell them. `again`
-    and `changed`: labels asked for again in this round, and how many became others. `forgotten` and `learned`, of a
-    retraining: shares of the test images that the model before it had right, and wrong; `robust_changes`, by attack:
-    both, of those that stood it and of those that fell. `known` is clean accuracy on test images of what was trained
-    on before, where the test is of others, and `known_forgotten` as `forgotten`, of them. `audit` is of the audit set,
+    and `changed`: labels asked for again in this round, and how many became others. `changes`, of a
+    retraining: since the first round, on images as they are ("clean") and by attack. `known` is clean accuracy on test
+    images of what was trained on before, where the test is of others, `known_robust` that under attack, and
+    `known_changes` as `changes`, of them. `audit` is of the audit set,
     None without one. `stopped`: the plan's `stop` ended the run after this round. `unforeseen`: test images of classes
     that nobody had named yet, which count as wrong.
     """
@@ -100,11 +111,10 @@ class Round:
     auroc: Mapping[str, float] = field(default_factory=dict)
     again: int = 0
     changed: int = 0
-    forgotten: float | None = None
-    learned: float | None = None
-    robust_changes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    changes: Mapping[str, Changes] = field(default_factory=dict)
     known: Rate | None = None
-    known_forgotten: float | None = None
+    known_robust: Mapping[str, Rate] = field(default_factory=dict)
+    known_changes: Mapping[str, Changes] = field(default_factory=dict)
     audit: Audited | None = None
     stopped: bool = False
     unforeseen: int = 0
@@ -224,13 +234,15 @@ def _share(value: object) -> float | None:
     return found if found is not None and 0 <= found <= 1 else None
 
 
-def _changes(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    changes = {}
-    for name, value in values.items():
-        lost, won = (_share(mapping(value).get(what)) for what in ("forgotten", "learned"))
-        if lost is not None and won is not None:
-            changes[name] = (lost, won)
-    return changes
+def _changes(row: Mapping[str, Any]) -> dict[str, Changes]:
+    """By what the model was right under, "clean" or an attack; empty where nothing was compared."""
+    against = mapping(row.get("against_before"))
+    found = {}
+    for name, one in {"clean": against, **mapping(against.get("robust"))}.items():
+        told = mapping(one)
+        if (right := whole(told.get("right"))) is not None and (wrong := whole(told.get("wrong"))) is not None:
+            found[str(name)] = Changes(right, _share(told.get("forgotten")), wrong, _share(told.get("learned")))
+    return found
 
 
 def _rates(values: object, images: Mapping[str, Any]) -> dict[str, Rate]:
@@ -277,9 +289,10 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
     accuracy = _rate(row.get("accuracy"), images.get("clean"))
     robust = _rates(row.get("robust_accuracy"), images)
     measured_on, audit, per_class = "test", _audited(mapping(row.get("audit"))), mapping(row.get("per_class"))
+    changes = _changes(row)
     if accuracy is None and not robust and audit and audit.accuracy:
         measured_on, accuracy, robust = "audit", audit.accuracy, dict(audit.robust)
-        per_class = mapping(mapping(row["audit"]).get("per_class"))
+        per_class, changes = mapping(mapping(row["audit"]).get("per_class")), _changes(mapping(row["audit"]))
     if accuracy is None and not robust and validation:
         measured_on, accuracy = "validation", on_validation
         attacked = mapping(validation.get("robust_accuracy"))
@@ -288,7 +301,8 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
     labels = _counts(row.get("labels"))
     wrong, again = mapping(row.get("wrong_labels")), mapping(mapping(row.get("query")).get("again"))
     told = {name: _share(value) for name, value in mapping(wrong.get("auroc")).items()}
-    against, known = mapping(row.get("against_before")), mapping(row.get("known_test"))
+    known = mapping(row.get("known_test"))
+    of_known = mapping(known.get("images"))
     times = {phase: max(0.0, number(mapping(row.get("times")).get(phase)) or 0.0) for phase in PHASES}
     seconds = number(row.get("seconds"))
     return Round(
@@ -314,11 +328,10 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
         auroc={name: share for name, share in told.items() if share is not None},
         again=whole(again.get("images")) or 0,
         changed=whole(again.get("changed")) or 0,
-        forgotten=_share(against.get("forgotten")),
-        learned=_share(against.get("learned")),
-        robust_changes=_changes(mapping(against.get("robust"))),
-        known=_rate(known.get("accuracy"), known.get("images")),
-        known_forgotten=_share(known.get("forgotten")),
+        changes=changes,
+        known=_rate(known.get("accuracy"), of_known.get("clean")),
+        known_robust=_rates(known.get("robust_accuracy"), of_known),
+        known_changes=_changes(known),
         audit=audit,
         stopped=bool(row.get("stopped")),
         unforeseen=whole(row.get("unforeseen")) or 0,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robal.report.folder import Audited, Round, RunRecord, is_auto_attack, mapping, number, sequence, whole
+from robal.report.folder import Audited, Changes, Round, RunRecord, is_auto_attack, mapping, number, sequence, whole
+from robal.report.rates import Rate
 
 METHODS = {
     "Random": "at random",
@@ -137,32 +138,14 @@ def findings(record: RunRecord) -> list[str]:
         return said
     if row.audit:
         said.append(audit(row.audit))
-    if row.forgotten is not None and row.learned is not None:
-        before, changes = record.rounds[0], []
-        for name, was, now in (
-            ("clean", before.accuracy, row.accuracy),
-            *((name, before.robust.get(name), rate) for name, rate in row.robust.items()),
-        ):
-            if was is not None and now is not None:
-                points = 100 * (now.value - was.value)
-                changes.append(f"{name} {100 * was.value:.1f} → {100 * now.value:.1f} % ({points:+.1f})")
-        said.append(
-            f"Before retraining → after it, on the same images, none of which could be chosen: {', '.join(changes)}."
-        )
-        said.append(
-            f"Of the test images that the model had right, {100 * row.forgotten:.1f} % are forgotten; of those that it "
-            f"had wrong, {100 * row.learned:.1f} % are learned."
-        )
-        said += [
-            f"Of those that stood {name}, {100 * lost:.1f} % fall now; of those that fell, {100 * won:.1f} % stand."
-            for name, (lost, won) in row.robust_changes.items()
-        ]
-    known, now = record.rounds[0].known, row.known
-    if known is not None and now is not None and row.known_forgotten is not None:
-        said.append(
-            f"On test images of what it was trained on before: clean {100 * known.value:.1f} → {100 * now.value:.1f} % "
-            f"({now.range}); {100 * row.known_forgotten:.1f} % of those that it had right are forgotten."
-        )
+    first = record.rounds[0]
+    if row.changes:
+        rates = _from_to(first.accuracy, row.accuracy, first.robust, row.robust)
+        said.append(f"Before retraining → after it, on the same images, none of which could be chosen: {rates}.")
+        said.append(forgetting(row.changes))
+    if row.known_changes:
+        rates = _from_to(first.known, row.known, first.known_robust, row.known_robust)
+        said.append(f"On test images of what it was trained on before: {rates}. {forgetting(row.known_changes)}")
     if record.new_classes:
         words = " and ".join(record.new_classes)
         said.append(f"On the way {len(record.new_classes)} new {_classes(len(record.new_classes))} came up: {words}.")
@@ -175,6 +158,36 @@ def findings(record: RunRecord) -> list[str]:
     if again:
         said.append(f"{again:,} labels that looked wrong were asked for again, and {changed:,} of them changed.")
     return said
+
+
+def _from_to(was: Rate | None, now: Rate | None, was_robust: Mapping[str, Rate], now_robust: Mapping[str, Rate]) -> str:
+    """Rates before and after: "clean 97.0 → 98.0 % (+1.0), PGD-50 …"."""
+    pairs = [("clean", was, now), *((name, was_robust.get(name), rate) for name, rate in now_robust.items())]
+    return ", ".join(
+        f"{name} {100 * one.value:.1f} → {100 * other.value:.1f} % ({100 * (other.value - one.value):+.1f})"
+        for name, one, other in pairs
+        if one is not None and other is not None
+    )
+
+
+def forgetting(changes: Mapping[str, Changes]) -> str:
+    """What was forgotten and learned, of the images as they are and under each attack."""
+    said = []
+    for name, found in changes.items():
+        is_clean = name == "clean"
+        halves = (
+            ("that it had right" if is_clean else f"that stood {name}", found.right, found.forgotten, "forgotten"),
+            ("that it had wrong" if is_clean else "that fell", found.wrong, found.learned, "learned"),
+        )
+        parts = [
+            f"of the {count:,} images {which} before, {100 * share:.1f} % are {fate}"
+            for which, count, share, fate in halves
+            if share is not None
+        ]
+        said.append(f"O{'; '.join(parts)[1:]}.")
+    if len(changes) > 1:
+        said.append("Attacks draw at random: on a few images the same model, attacked twice, would differ as well.")
+    return " ".join(said)
 
 
 def audit(found: Audited) -> str:

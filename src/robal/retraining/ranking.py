@@ -24,6 +24,7 @@ from robal.parquet import ParquetImages, is_parquet, version_of
 from robal.pictures import contact_sheet
 from robal.plans import read_component
 from robal.pool import UNLABELLED, Pool
+from robal.progress import say
 from robal.report.drawing import INK, MUTED, SERIES, Drawing, canvas, draw, legend_above, style
 from robal.report.page import store
 from robal.retraining.faults import apfd, fault_curve
@@ -32,6 +33,7 @@ from robal.selection import (
     Offered,
     built_network,
     check_place,
+    in_another_order,
     offered_by,
     read_images,
     read_labels,
@@ -225,6 +227,10 @@ def rank_from_files(
         engine or Local(),
         snapshots=() if weights is None else snapshots_of(weights),
     )
+    if weights is not None and bool((labels >= 0).any()):
+        known_here = (labels >= 0).nonzero().flatten()
+        if problem := in_another_order(candidates.logits.argmax(1)[known_here], labels[known_here], names, tested.name):
+            say(problem)
     order, scores = choose_with_scores(method, candidates, first or len(tested), generator(seed, "rank"))
     predicted = candidates.logits.argmax(1)[order]
     by_name, is_joint = type(method).__name__, not is_score(method)

@@ -14,14 +14,17 @@ from robal.acquisition import Acquisition, Crafted
 from robal.attacks import PGD, Attack, Monitor
 from robal.data import Data
 from robal.errors import InputError, PlanError
+from robal.evaluation import predict
 from robal.images import files_at
 from robal.oracles import CSVFile
 from robal.plan import Evaluation, Plan, name_of
 from robal.plans import flat, parse_override, read_component, read_network, read_plan, read_yaml
-from robal.selection import named_classes, say_order
+from robal.selection import built_network, in_another_order, named_classes, say_order
 from robal.source import canonical
+from robal.state import there
 from robal.threats import L2, Linf, Threat, parse
 
+_LOOKED_AT = 500  # images
 _ELSEWHERE = {
     "per_round": "--budget",
     "seed": "--seed",
@@ -108,8 +111,10 @@ def retraining_plan(
             f"{which}, have none; retraining takes images with all labels held, or without any: leave some of them out "
             "(those with labels may be named by --test)"
         )
-    if weights is not None and classes is None:
-        say_order(data.classes, plan.data.train)
+    if weights is not None:
+        if classes is None:
+            say_order(data.classes, plan.data.train)
+        _check_order(model, weights, data, train)
     if plan.is_simulated and not held and "oracle" not in said:
         plan = replace(plan, oracle=CSVFile())
     count = _share(budget, data)
@@ -119,6 +124,17 @@ def retraining_plan(
     if "evaluation.each_round" not in said:
         plan = replace(plan, evaluation=_measured(plan.evaluation, plan.threat, data))
     return plan, data
+
+
+def _check_order(model: str, weights: Path, data: Data, train: str) -> None:
+    """Refuse a model whose outputs are in another order than the labels of what it was trained on."""
+    known = there(data.known)
+    trained_on = (known >= 0).nonzero().flatten()
+    some = trained_on[torch.linspace(0, len(trained_on) - 1, min(_LOOKED_AT, len(trained_on))).long()]
+    network = built_network(model, weights, data.images.shape, len(data.classes), "cpu")
+    problem = in_another_order(predict(network, data.images.at_rest(some)), known[some], data.classes, train)
+    if problem:
+        raise InputError(problem)
 
 
 def _with_parents(key: str) -> list[str]:
