@@ -432,7 +432,7 @@ def test_a_table_is_all_its_columns(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> None:
-    from robal.studies import joined
+    from robal.studies import joined, with_data
 
     about, folder = reproduction("dre-table5-mnist"), tmp_path / "study"
     written(folder, about.study(only=["DRE", "Random"], seeds=4))
@@ -442,6 +442,8 @@ def test_more_functions_join_a_reproduction_with_fewer_seeds(tmp_path: Path) -> 
     assert len(written(folder, joined(folder, about.study(seeds=2))).study.cells) == 28
     assert len(joined(folder, about.study(only=["Random"], seeds=1))["grid"]) == 2  # that is a part of what is there
     assert len(joined(folder, about.study(seeds=4))["grid"]) == 1  # and this is the whole of it
+    moved = joined(folder, with_data(about.study(only=["Random"], seeds=5), tmp_path / "elsewhere"))
+    assert (len(moved["grid"]), moved["plan"]["data.folder"]) == (3, str(tmp_path / "elsewhere"))
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

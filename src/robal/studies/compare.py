@@ -267,12 +267,13 @@ def compare(place: Place, scheduler: Scheduler) -> Iterator[Progress]:
 def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     """A study that joins the one in a folder, where it differs from it by its grid: with both grids.
 
-    A grid that another holds whole (fewer seeds of the same) is named once.
+    A grid that another holds whole (fewer seeds of the same) is named once. The data sets may lie elsewhere by now.
     """
     if not is_study(folder):
         return dict(said)
     old = read_yaml((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
-    if any(old.get(key) != said.get(key) for key in ("preset", "plan", "reproduces")):
+    plans = [{**(one.get("plan") or {}), "data.folder": ""} for one in (old, said)]
+    if plans[0] != plans[1] or any(old.get(key) != said.get(key) for key in ("preset", "reproduces")):
         return dict(said)
     where = str(folder / FILE)
     grids, wanted = grids_of(old, where), grids_of(said, "the study")
@@ -280,7 +281,12 @@ def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
         *(grid for grid in grids if not any(holds(wide, grid, where) for wide in wanted)),
         *(grid for grid in wanted if not any(holds(wide, grid, where) and not holds(grid, wide) for wide in grids)),
     ]
-    return {**old, "grid": both, **({"primary": said["primary"]} if "primary" in said else {})}
+    return {
+        **old,
+        "plan": said.get("plan") or {},
+        "grid": both,
+        **({"primary": said["primary"]} if "primary" in said else {}),
+    }
 
 
 def with_data(said: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
