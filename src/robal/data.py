@@ -202,13 +202,14 @@ class Data:
         if held_out_images < 0 or any(count is not None and count < 1 for count in (train_images, test_images)):
             raise InputError("held_out_images must be 0 or more, train_images and test_images at least 1")
         dataset.check_enough_classes()
-        train, cut = first(Part(dataset.images, dataset.labels, dataset.files), train_images, seed, "training")
-        tests = None
+        train, train_cut = first(Part(dataset.images, dataset.labels, dataset.files), train_images, seed, "training")
+        tests, test_cut = None, ""
         if dataset.test_images is not None and dataset.test_labels is not None:
             given = Part(dataset.test_images, dataset.test_labels, dataset.test_files)
             tests, test_cut = first(given, test_images, seed, "test")
-            cut += test_cut
         pool, validation, test, about = _split(train, tests, seed, held_out, held_out_images)
+        cuts = (("training", train_cut), ("test", test_cut))
+        cut = "".join(f"of the {what} images {how} are used; " for what, how in cuts if how)
         return cls(
             InMemory(pool.images, pool.files),
             pool.labels if bool((pool.labels >= 0).any()) else None,
@@ -409,7 +410,7 @@ def first(part: Part, count: int | None, seed: int, what: str) -> tuple[Part, st
     if count is None or count >= len(part.labels):
         return part, ""
     chosen, how = _run(part.labels, count, "first", seed, what)
-    return part.take(chosen), f"of the {what} images {how} are used; "
+    return part.take(chosen), how
 
 
 def _split(train: Part, tests: Part | None, seed: int, held_out: HeldOut, count: int) -> _Parts:

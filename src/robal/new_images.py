@@ -16,7 +16,7 @@ from robal.near_duplicates import prints
 from robal.pool import UNLABELLED
 from robal.seeds import generator
 
-_NO_TEST = "there are no labels to test against"
+_NO_TEST = "there are no labels to test against; audit=100 asks for those of 100 images, drawn at random, to measure by"
 _COLOURS = {1: "grey", 3: "of three channels"}
 _TILE = 1024  # images
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as Pillow has it
@@ -104,7 +104,7 @@ def beside(
             test, how = test.without(twins), f"{how}, but for {len(twins):,} that are in the pool too"
         test, shuffled = mixed(test, seed, "test")
         test, cut = first(test, test_images, seed, "test")
-        how = cut + how + shuffled
+        how += shuffled + (f", and of these {cut} are used" if cut else "")
     parts = [after.images, before.images]
     images = torch.cat(parts if parts[0].dtype == parts[1].dtype else [unit(part) for part in parts])
     return Data(

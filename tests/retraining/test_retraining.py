@@ -115,7 +115,8 @@ def test_one_command_labels_crafts_trains_and_measures_before_and_after(
     assert "Before retraining → after it" in page
     assert "No label is bought at the start: the first model is given." in page
     assert "before retraining" in page
-    assert " images that stood PGD-2 before, " in page
+    assert "; under PGD-2 of " in page
+    assert "the same model, attacked twice, would differ" in page
     assert "40 of held, drawn at random, are the test" in capsys.readouterr().out
 
 
@@ -416,7 +417,7 @@ def test_what_is_forgotten_of_the_old_task_is_measured_on_its_own_test_images(he
     assert told == pytest.approx(changed(*right))
     page = report([here / "run"]).read_text(encoding="utf-8")
     assert "On test images of what it was trained on before: clean" in page
-    assert "images that stood Monitor before" in page
+    assert "under Monitor of " in page
 
 
 def test_new_images_that_the_model_was_trained_on_are_no_candidates(here: Path) -> None:

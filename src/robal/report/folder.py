@@ -64,11 +64,12 @@ class Audited:
 @dataclass(frozen=True)
 class Changes:
     """What a retraining changed on test images: of so many that the model was `right` on, the share that is forgotten,
-    and of so many that it was `wrong` on, the share that is learned. A share of no image is None."""
+    and of so many that it was `wrong` on, the share that is learned. A share of no image is None, as is a count that an
+    older run does not say."""
 
-    right: int
+    right: int | None
     forgotten: float | None
-    wrong: int
+    wrong: int | None
     learned: float | None
 
 
@@ -240,8 +241,9 @@ def _changes(row: Mapping[str, Any]) -> dict[str, Changes]:
     found = {}
     for name, one in {"clean": against, **mapping(against.get("robust"))}.items():
         told = mapping(one)
-        if (right := whole(told.get("right"))) is not None and (wrong := whole(told.get("wrong"))) is not None:
-            found[str(name)] = Changes(right, _share(told.get("forgotten")), wrong, _share(told.get("learned")))
+        lost, won = _share(told.get("forgotten")), _share(told.get("learned"))
+        if lost is not None or won is not None:
+            found[str(name)] = Changes(whole(told.get("right")), lost, whole(told.get("wrong")), won)
     return found
 
 

@@ -146,6 +146,8 @@ def findings(record: RunRecord) -> list[str]:
     if row.known_changes:
         rates = _from_to(first.known, row.known, first.known_robust, row.known_robust)
         said.append(f"On test images of what it was trained on before: {rates}. {forgetting(row.known_changes)}")
+    if len(row.changes) > 1 or len(row.known_changes) > 1:
+        said.append("Attacks draw at random: on a few images the same model, attacked twice, would differ as well.")
     if record.new_classes:
         words = " and ".join(record.new_classes)
         said.append(f"On the way {len(record.new_classes)} new {_classes(len(record.new_classes))} came up: {words}.")
@@ -176,18 +178,16 @@ def forgetting(changes: Mapping[str, Changes]) -> str:
     for name, found in changes.items():
         is_clean = name == "clean"
         halves = (
-            ("that it had right" if is_clean else f"that stood {name}", found.right, found.forgotten, "forgotten"),
-            ("that it had wrong" if is_clean else "that fell", found.wrong, found.learned, "learned"),
+            ("had right" if is_clean else "stood", found.right, found.forgotten, "forgotten"),
+            ("had wrong" if is_clean else "did not stand", found.wrong, found.learned, "learned"),
         )
         parts = [
-            f"of the {count:,} images {which} before, {100 * share:.1f} % are {fate}"
+            f"of {'those' if count is None else f'{count:,}'} that it {which}, {100 * share:.1f} % are {fate}"
             for which, count, share, fate in halves
             if share is not None
         ]
-        said.append(f"O{'; '.join(parts)[1:]}.")
-    if len(changes) > 1:
-        said.append("Attacks draw at random: on a few images the same model, attacked twice, would differ as well.")
-    return " ".join(said)
+        said.append(("" if is_clean else f"under {name} ") + ", ".join(parts))
+    return f"Image by image: {'; '.join(said)}."
 
 
 def audit(found: Audited) -> str:
