@@ -890,7 +890,8 @@ def rank_command(
         print(f"{found['faults']:,} faults in {found['images']:,} labelled images; APFD is of all images, {lacks}")
     elif found:
         print(f"no fault in {found['images']:,} labelled images")
-    if refused := sum(label < 0 for label in ranking.given.values()):
+    unknown = ranking.indices[ranking.labels < 0].tolist()
+    if refused := sum(ranking.given.get(index, 0) < 0 for index in unknown):
         print(f"left out of these figures: {refused:,} that --labelled says skip or none of")
 
 

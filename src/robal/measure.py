@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -160,13 +161,15 @@ def measure(
             row["known_test"]["against_before"] = _changes_since(history[0].get("known_test", {}), row["known_test"])
     if audit is not None:
         row["audit"] = {"asked": len(audit.labels), "alike": audit.alike, "answers": refusals(audit.labels)}
+        row["audit"]["labels"] = f"{zlib.crc32(audit.labels.numpy().tobytes()):08x}"
         known = audit.labels >= 0
         if bool(known.any()):
             inputs, labels = audit.inputs[known], audit.labels[known]
             classes = int(labels.max()) + 1  # people named them all
             row["audit"] |= _measured(plan, trained.model, inputs, labels, classes, number, is_last, "audit", each)
-            if each and history:
-                row["audit"]["against_before"] = _changes_since(history[0].get("audit", {}), row["audit"])
+            # an answer that was corrected since would count as learned
+            if each and history and history[0].get("audit", {}).get("labels") == row["audit"]["labels"]:
+                row["audit"]["against_before"] = _changes_since(history[0]["audit"], row["audit"])
     return row | {"seconds": time.perf_counter() - started}
 
 
@@ -287,7 +290,7 @@ def _quickly(plan: Plan) -> Plan:
     attacks = (
         (Monitor(threat=plan.threat),) if plan.evaluation.each_round and isinstance(plan.threat, Linf | L2) else ()
     )
-    asked = replace(plan.evaluation, each_round=attacks, each_round_images=None, at_end=())
+    asked = replace(plan.evaluation, each_round=attacks, at_end=())
     return replace(plan, evaluation=asked)
 
 

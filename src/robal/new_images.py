@@ -16,7 +16,7 @@ from robal.near_duplicates import prints
 from robal.pool import UNLABELLED
 from robal.seeds import generator
 
-_NO_TEST = "there are no labels to test against; audit=100 asks for those of 100 images, drawn at random, to measure by"
+_NO_TEST = "there are no labels to test against"
 _COLOURS = {1: "grey", 3: "of three channels"}
 _TILE = 1024  # images
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as Pillow has it

@@ -32,6 +32,8 @@ from robal.source import read_whole
 from robal.threats import parse, with_threat
 from robal.training.tensors import load_tensors, snapshots_in
 
+_FEWEST = 20  # labels by which to tell in which order a model's outputs are
+
 
 @dataclass(frozen=True, eq=False)
 class Offered:
@@ -222,22 +224,24 @@ def in_another_order(predicted: Tensor, labels: Tensor, names: Sequence[str], wh
     """What to say of a model that is right far more often if its outputs are in another order; "" of any other.
 
     Args:
-        predicted: [n] int64, its outputs.
+        predicted: [n] int64, its outputs, -1 where there is none.
         labels: [n] int64 in [0, K).
         names: the K classes in the order in which the outputs are taken to be.
         where: of what images these are.
 
-    >>> said = in_another_order(torch.arange(12) % 2, (torch.arange(12) + 1) % 2, ("ant", "Bee"), "these")
-    >>> said[said.index("and 12"):]
-    'and 12 if its outputs are Bee, ant: --classes Bee,ant says it, or number the labels so'
+    >>> said = in_another_order(torch.arange(20) % 2, (torch.arange(20) + 1) % 2, ("ant", "Bee"), "these")
+    >>> said[said.index("and 20"):]
+    'and 20 if its outputs are Bee, ant: --classes Bee,ant says it, or number the labels so'
     """
     from scipy.optimize import linear_sum_assignment  # slow to import
 
+    sure = predicted >= 0  # not NaN
+    predicted, labels = predicted[sure], labels[sure]
     counts = torch.zeros(len(names), len(names), dtype=torch.int64)
     counts.index_put_((predicted, labels), torch.ones(len(labels), dtype=torch.int64), accumulate=True)
     outputs, of = linear_sum_assignment(counts.numpy(), maximize=True)
     right, would = int(counts.diagonal().sum()), int(counts[outputs, of].sum())
-    if len(labels) < 3 * len(names) or would < len(labels) / 2 or would < 2 * right:
+    if len(labels) < max(3 * len(names), _FEWEST) or would < len(labels) / 2 or would < 2 * right:
         return ""
     theirs = [names[label] for label in of]
     return (

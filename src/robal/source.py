@@ -68,10 +68,6 @@ class Source:
             raise InputError(f"data.apart is a share, in (0, 1); {self.apart} came")
         if self.test and not self.train:
             raise InputError("data.test goes with data.train, the images that a model was trained on")
-        if self.train and (self.held_out != "train" or self.held_out_images != Source.held_out_images):
-            raise InputError(
-                "data.held_out and data.held_out_images set images of a pool apart; leave them out beside data.train"
-            )
         if self.train and self.imbalance > 1:
             raise InputError("data.imbalance makes a pool without known labels; leave it out beside data.train")
         if not 1 <= self.imbalance < float("inf"):
@@ -127,10 +123,10 @@ class Source:
         self._check(trained_on.classes, self.train)
         if self.train_images is not None:
             part = Part(trained_on.images, trained_on.labels, trained_on.files)
-            few, _ = first(part, self.train_images, self.seed, "training")
+            few, _ = first(part.take((part.labels >= 0).nonzero().flatten()), self.train_images, self.seed, "training")
             trained_on = replace(trained_on, images=few.images, labels=few.labels, files=few.files)
         tested, is_one = self.test_images, canonical(self.name) == canonical(self.train)
-        if is_one and trained_on.test_images is not None and trained_on.test_labels is not None:
+        if is_one and not self.test and trained_on.test_images is not None and trained_on.test_labels is not None:
             part = Part(trained_on.test_images, trained_on.test_labels, trained_on.test_files)
             few, _ = first(part, tested, self.seed, "test")
             trained_on = replace(trained_on, test_images=few.images, test_labels=few.labels, test_files=few.files)

@@ -144,6 +144,7 @@ def sorted_by_class(place: Path, images: np.ndarray, labels: np.ndarray) -> None
 def test_a_part_of_folders_sorted_by_class_is_of_all_classes(here: Path) -> None:
     old, tests = np.load("old.npz"), np.load("tests.npz")
     sorted_by_class(here / "split" / "train", old["images"][:200], old["labels"][:200])
+    np.savez("other.npz", images=tests["images"][60:], labels=tests["labels"][60:])
     sorted_by_class(here / "split" / "test", tests["images"][:60], tests["labels"][:60])
     data = Source("heap.npz", train="split", train_images=50, test_images=20).load()
     assert data.known is not None
@@ -154,9 +155,13 @@ def test_a_part_of_folders_sorted_by_class_is_of_all_classes(here: Path) -> None
     held_out = Source("split", train="split", train_images=50, test_images=40, apart=0.25).load()
     assert held_out.test is not None  # test images are what is chosen from as well
     assert (len(held_out.pool.candidates), len(held_out.test)) == (30, 10)
-    named = Source("heap.npz", train="split", test="tests.npz", test_images=7).load()
-    assert named.test is not None
-    assert len(named.test) == 7
+    for name in ("heap.npz", "split"):
+        named = Source(name, train="split", test="other.npz", test_images=7).load()
+        assert named.test is not None
+        assert len(named.test) == 7
+    np.savez("partly.npz", images=old["images"], labels=np.where(np.arange(600) < 300, old["labels"], -1))
+    partly = Source("heap.npz", train="partly.npz", train_images=200).load()
+    assert len(partly.pool.labelled) == 200
 
 
 @pytest.mark.parametrize("setting", ["data.held_out_images=10", "data.held_out=test", "data.train_images=0"])
@@ -208,6 +213,28 @@ def test_without_labels_to_test_on_an_audit_shows_what_changed(here: Path) -> No
     assert before["audit"]["accuracy"] == told["right"] / 12
     page = report([here / "run"]).read_text(encoding="utf-8")
     assert "Before retraining → after it, on the same images" in page
+
+
+def test_an_audit_whose_answers_were_corrected_is_not_compared(here: Path) -> None:
+    """A label that became another would count as learned or forgotten."""
+    assert retrain("heap.npz", "--budget", "4", "audit=12", *QUICK) == 3
+    held = np.load("held.npz")["labels"]
+    for number in range(2):
+        asked = (here / "run" / "labels.csv").read_text().splitlines()
+        lines = [row if not row.endswith(",") else f"{row}{held[int(row.split(',')[0])]}" for row in asked[1:]]
+        if number:
+            index, label = lines[0].split(",")
+            (here / "other.csv").write_text(f"index,label\n{index},{(int(label) + 1) % 10}\n")
+            with pytest.raises(SystemExit) as stop:
+                main(["labels", "correct", "run", "other.csv"])
+            assert stop.value.code == 0
+        (here / "run" / "labels.csv").write_text("\n".join([asked[0], *lines]))
+        with pytest.raises(SystemExit):
+            main(["resume", "run"])
+    after = rows(here / "run")[1]
+    assert "right" in after["audit"]
+    assert "against_before" not in after["audit"]
+    assert "Before retraining → after it" not in report([here / "run"]).read_text(encoding="utf-8")
 
 
 def test_without_labels_to_test_on_it_says_so_and_trains_all_the_same(here: Path) -> None:
@@ -418,6 +445,15 @@ def test_what_is_forgotten_of_the_old_task_is_measured_on_its_own_test_images(he
     page = report([here / "run"]).read_text(encoding="utf-8")
     assert "On test images of what it was trained on before: clean" in page
     assert "under Monitor of " in page
+    older = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    for row in older:  # as robal had it before
+        row["known_test"]["images"] = 78
+        row["known_test"] |= row["known_test"].pop("against_before", {})
+        row.pop("against_before", None)
+    Path("run/metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in older))
+    page = report([here / "run"]).read_text(encoding="utf-8")
+    assert "Before retraining → after it, on the same images" in page
+    assert "On test images of what it was trained on before: clean" in page
 
 
 def test_new_images_that_the_model_was_trained_on_are_no_candidates(here: Path) -> None:

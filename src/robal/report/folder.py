@@ -48,20 +48,6 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Audited:
-    """What a run's audit set says: images drawn at random, labelled first, never trained on.
-
-    `asked` of them; the rates are of those that have a class. `alike`: other images that were kept out of the run.
-    """
-
-    asked: int
-    accuracy: Rate | None
-    robust: Mapping[str, Rate]
-    answers: Mapping[str, int] = field(default_factory=dict)
-    alike: int = 0
-
-
-@dataclass(frozen=True)
 class Changes:
     """What a retraining changed on test images: of so many that the model was `right` on, the share that is forgotten,
     and of so many that it was `wrong` on, the share that is learned. A share of no image is None, as is a count that an
@@ -71,6 +57,22 @@ class Changes:
     forgotten: float | None
     wrong: int | None
     learned: float | None
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What a run's audit set says: images drawn at random, labelled first, never trained on.
+
+    `asked` of them; the rates are of those that have a class.
+    `alike`: other images that were kept out of the run. `changes`: as of `Round`.
+    """
+
+    asked: int
+    accuracy: Rate | None
+    robust: Mapping[str, Rate]
+    answers: Mapping[str, int] = field(default_factory=dict)
+    alike: int = 0
+    changes: Mapping[str, Changes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def _share(value: object) -> float | None:
 
 def _changes(row: Mapping[str, Any]) -> dict[str, Changes]:
     """By what the model was right under, "clean" or an attack; empty where nothing was compared."""
-    against = mapping(row.get("against_before"))
+    against = mapping(row.get("against_before")) or row  # the known test of older runs says it itself
     found = {}
     for name, one in {"clean": against, **mapping(against.get("robust"))}.items():
         told = mapping(one)
@@ -294,7 +296,7 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
     changes = _changes(row)
     if accuracy is None and not robust and audit and audit.accuracy:
         measured_on, accuracy, robust = "audit", audit.accuracy, dict(audit.robust)
-        per_class, changes = mapping(mapping(row["audit"]).get("per_class")), _changes(mapping(row["audit"]))
+        per_class, changes = mapping(mapping(row["audit"]).get("per_class")), dict(audit.changes)
     if accuracy is None and not robust and validation:
         measured_on, accuracy = "validation", on_validation
         attacked = mapping(validation.get("robust_accuracy"))
@@ -304,7 +306,8 @@ def _round(row: Mapping[str, Any], strip: bytes | None) -> Round:
     wrong, again = mapping(row.get("wrong_labels")), mapping(mapping(row.get("query")).get("again"))
     told = {name: _share(value) for name, value in mapping(wrong.get("auroc")).items()}
     known = mapping(row.get("known_test"))
-    of_known = mapping(known.get("images"))
+    counts = known.get("images")
+    of_known = counts if isinstance(counts, Mapping) else {"clean": counts}
     times = {phase: max(0.0, number(mapping(row.get("times")).get(phase)) or 0.0) for phase in PHASES}
     seconds = number(row.get("seconds"))
     return Round(
@@ -345,7 +348,8 @@ def _audited(row: Mapping[str, Any]) -> Audited | None:
         return None
     images = mapping(row.get("images"))
     rates = _rate(row.get("accuracy"), images.get("clean")), _rates(row.get("robust_accuracy"), images)
-    return Audited(whole(row.get("asked")) or 0, *rates, _counts(row.get("answers")), whole(row.get("alike")) or 0)
+    asked, alike = whole(row.get("asked")) or 0, whole(row.get("alike")) or 0
+    return Audited(asked, *rates, _counts(row.get("answers")), alike, _changes(row))
 
 
 def _bias(row: Mapping[str, Any]) -> dict[str, float]:

@@ -139,14 +139,20 @@ def findings(record: RunRecord) -> list[str]:
     if row.audit:
         said.append(audit(row.audit))
     first = record.rounds[0]
-    if row.changes:
+    audited = row.audit.changes if row.audit and row.measured_on == "test" else {}
+    is_retrained = bool(row.labels.get("known")) and row is not first
+    if row.changes or (is_retrained and row.measured_on == "test"):
         rates = _from_to(first.accuracy, row.accuracy, first.robust, row.robust)
         said.append(f"Before retraining → after it, on the same images, none of which could be chosen: {rates}.")
-        said.append(forgetting(row.changes))
-    if row.known_changes:
+        said += [forgetting(row.changes)] if row.changes else []
+    if audited and row.audit and first.audit:
+        rates = _from_to(first.audit.accuracy, row.audit.accuracy, first.audit.robust, row.audit.robust)
+        said.append(f"On the audit set: {rates}. {forgetting(audited)}")
+    if is_retrained and row.known:
         rates = _from_to(first.known, row.known, first.known_robust, row.known_robust)
-        said.append(f"On test images of what it was trained on before: {rates}. {forgetting(row.known_changes)}")
-    if len(row.changes) > 1 or len(row.known_changes) > 1:
+        image_by_image = f" {forgetting(row.known_changes)}" if row.known_changes else ""
+        said.append(f"On test images of what it was trained on before: {rates}.{image_by_image}")
+    if max(len(row.changes), len(row.known_changes), len(audited)) > 1:
         said.append("Attacks draw at random: on a few images the same model, attacked twice, would differ as well.")
     if record.new_classes:
         words = " and ".join(record.new_classes)

@@ -192,7 +192,7 @@ def rank_from_files(
     if weights is not None and classes is None:
         say_order(names, images if train is None else train)
     labels = in_classes(tested, tested.labels, names) if tested.classes else tested.labels.clone()
-    given = read_labels(labelled, names, tested)
+    own, given = labels.clone(), read_labels(labelled, names, tested)
     for index, label in given.items():
         if labels[index] >= 0 and label >= 0 and labels[index] != label:
             raise InputError(
@@ -227,9 +227,10 @@ def rank_from_files(
         engine or Local(),
         snapshots=() if weights is None else snapshots_of(weights),
     )
-    if weights is not None and bool((labels >= 0).any()):
-        known_here = (labels >= 0).nonzero().flatten()
-        if problem := in_another_order(candidates.logits.argmax(1)[known_here], labels[known_here], names, tested.name):
+    held = (own >= 0).nonzero().flatten()  # what a person labelled are the likeliest faults, and no sample
+    if weights is not None and len(held):
+        problem = in_another_order(candidates.logits.argmax(1)[held], own[held], names, tested.name)
+        if problem:
             say(problem)
     order, scores = choose_with_scores(method, candidates, first or len(tested), generator(seed, "rank"))
     predicted = candidates.logits.argmax(1)[order]

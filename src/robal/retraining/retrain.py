@@ -16,11 +16,13 @@ from robal.data import Data
 from robal.errors import InputError, PlanError
 from robal.evaluation import predict
 from robal.images import files_at
+from robal.networks import load_weights
 from robal.oracles import CSVFile
 from robal.plan import Evaluation, Plan, name_of
 from robal.plans import flat, parse_override, read_component, read_network, read_plan, read_yaml
-from robal.selection import built_network, in_another_order, named_classes, say_order
-from robal.source import canonical
+from robal.progress import say
+from robal.selection import in_another_order, named_classes, say_order
+from robal.source import Source, canonical
 from robal.state import there
 from robal.threats import L2, Linf, Threat, parse
 
@@ -99,7 +101,11 @@ def retraining_plan(
         raise InputError(f"{train} has no test images, and the model was trained on all others: name new --images")
     plan = replace(plan, threat=plan.threat if threat is None else parse(threat))
     plan = replace(plan, acquisition=_crafted(plan.acquisition, acquisition, attack, "acquisition" in said))
+    if (plan.data.held_out, plan.data.held_out_images) != (Source.held_out, Source.held_out_images):
+        raise InputError("data.held_out and data.held_out_images say nothing of a retraining; leave them out")
     data = plan.data.load()
+    if data.test is None and not plan.audit_images:
+        say("audit=100 asks for the labels of 100 images, drawn at random, to measure by")
     new = data.pool.candidates
     known = torch.zeros(len(new), dtype=torch.bool) if data.hidden is None else data.hidden[new] >= 0
     held = bool(known.all())
@@ -114,7 +120,11 @@ def retraining_plan(
     if weights is not None:
         if classes is None:
             say_order(data.classes, plan.data.train)
-        _check_order(model, weights, data, train)
+        problem = _order_of(plan, data, train)
+        if problem and classes is None:
+            raise InputError(problem)
+        if problem:
+            say(problem)
     if plan.is_simulated and not held and "oracle" not in said:
         plan = replace(plan, oracle=CSVFile())
     count = _share(budget, data)
@@ -126,15 +136,15 @@ def retraining_plan(
     return plan, data
 
 
-def _check_order(model: str, weights: Path, data: Data, train: str) -> None:
-    """Refuse a model whose outputs are in another order than the labels of what it was trained on."""
+def _order_of(plan: Plan, data: Data, train: str) -> str:
+    """What to say of a model whose outputs are in another order than the labels of what it was trained on, or ""."""
     known = there(data.known)
     trained_on = (known >= 0).nonzero().flatten()
-    some = trained_on[torch.linspace(0, len(trained_on) - 1, min(_LOOKED_AT, len(trained_on))).long()]
-    network = built_network(model, weights, data.images.shape, len(data.classes), "cpu")
-    problem = in_another_order(predict(network, data.images.at_rest(some)), known[some], data.classes, train)
-    if problem:
-        raise InputError(problem)
+    count = min(max(_LOOKED_AT, 10 * len(data.classes)), len(trained_on))
+    some = trained_on[torch.linspace(0, len(trained_on) - 1, count).long()]
+    network = plan.network(data.images.shape, len(data.classes), 0)
+    load_weights(network, Path(plan.start.weights))
+    return in_another_order(predict(network, data.images.at_rest(some)), known[some], data.classes, train)
 
 
 def _with_parents(key: str) -> list[str]:
