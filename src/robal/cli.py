@@ -800,8 +800,8 @@ def rank_command(
     """Order images so that a tester who looks at them in turn finds a model's faults early; no training.
 
     Writes a CSV file of all images in order, and beside it a picture of the first ones. Where labels are known, the
-    faults are marked, APFD is printed (beside the best there is; a random order has 0.5), and a second picture shows
-    faults found against images looked at. Labels that you fill in are read by `--labelled`.
+    faults are marked; where all are, APFD is printed (beside the best there is; a random order has 0.5), and a second
+    picture shows faults found against images looked at. Labels that you fill in are read by `--labelled`.
 
     For example:
 
