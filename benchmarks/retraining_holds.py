@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -28,26 +27,27 @@ from robal.folder import RunFolder
 from robal.loop import initial
 from robal.measure import changes
 from robal.records import plan_of
-from robal.threats import L2, Linf
+from robal.retraining.retrain import in_the_other_norm
+from robal.threats import Linf
 from robal.training import Trained
 
+IMAGES = 1000
 COLUMNS = ("way", "seed", "attack", "before", "after", "forgotten", "learned")
 
 
-def verdicts(run: Path, number: int, attack: str, folder: Path | None, images: int) -> Tensor:
-    """[images] bool: on which of the first test images the model after round `number` is right."""
+def verdicts(run: Path, number: int, attack: str, folder: Path | None) -> Tensor:
+    """[IMAGES] bool: on which of the first test images the model after round `number` is right."""
     plan = plan_of(run, folder)
     data = plan.data.load()
     assert data.test is not None
     assert isinstance(plan.threat, Linf)
-    inputs, labels = data.test.images.at_rest(torch.arange(images)), data.test.labels[:images]
+    inputs, labels = data.test.images.at_rest(torch.arange(IMAGES)), data.test.labels[:IMAGES]
     model = initial(plan, data, data.classes).model
     model = Trained.load(RunFolder(run).round(number) / "model.safetensors", model).model
     if attack == "clean":
         return clean(model, inputs, labels).correct
-    root = math.sqrt(math.prod(data.images.shape[1:]))
-    other = Monitor(threat=L2(float(f"{plan.threat.eps * root / 4:.2g}")))
-    one = Square(threat=plan.threat) if attack == "Square" else other
+    other = in_the_other_norm(plan.threat, data.images.shape)
+    one = Square(threat=plan.threat) if attack == "Square" else Monitor(threat=other)
     return under_attack(model, inputs, labels, one, 0, what=f"{run.name}, round {number}, {attack}").correct
 
 
@@ -69,7 +69,6 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--folder", type=Path, help="where the data sets lie")
     parser.add_argument("--only", action="append", default=[], help="runs whose names begin so")
-    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("holds.csv"))
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -85,7 +84,7 @@ def main() -> None:
         for attack in ("clean", "Square", "Monitor (L2)"):
             if any((row["way"], row["seed"], row["attack"]) == (way, seed, attack) for row in rows):
                 continue
-            asked = (attack, options.folder, options.images)
+            asked = (attack, options.folder)
             if (first, attack) not in shared:
                 shared[first, attack] = verdicts(run, 0, *asked)
             was = shared[first, attack]

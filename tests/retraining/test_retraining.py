@@ -244,6 +244,10 @@ def test_without_labels_to_test_on_it_says_so_and_trains_all_the_same(here: Path
     with pytest.raises(AwaitingLabels):
         run(plan, data, here / "run")
     assert rows(here / "run")[0]["accuracy"] is None
+    asked = (here / "run" / "labels.csv").read_text().splitlines()
+    (here / "run" / "labels.csv").write_text("\n".join([asked[0], *(f"{row}7" for row in asked[1:])]))
+    run(plan, data, here / "run")
+    assert "Before retraining" not in report([here / "run"]).read_text(encoding="utf-8")  # there is nothing to compare
 
 
 def test_without_weights_a_model_is_trained_first(here: Path) -> None:

@@ -141,8 +141,8 @@ def findings(record: RunRecord) -> list[str]:
     first = record.rounds[0]
     audited = row.audit.changes if row.audit and row.measured_on == "test" else {}
     is_retrained = bool(row.labels.get("known")) and row is not first
-    if row.changes or (is_retrained and row.measured_on == "test"):
-        rates = _from_to(first.accuracy, row.accuracy, first.robust, row.robust)
+    rates = _from_to(first.accuracy, row.accuracy, first.robust, row.robust)
+    if rates and (row.changes or (is_retrained and row.measured_on == "test")):
         said.append(f"Before retraining → after it, on the same images, none of which could be chosen: {rates}.")
         said += [forgetting(row.changes)] if row.changes else []
     if audited and row.audit and first.audit:

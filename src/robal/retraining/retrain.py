@@ -18,7 +18,7 @@ from robal.evaluation import predict
 from robal.images import files_at
 from robal.networks import load_weights
 from robal.oracles import CSVFile
-from robal.plan import Evaluation, Plan, name_of
+from robal.plan import Evaluation, Plan, device_of, name_of
 from robal.plans import flat, parse_override, read_component, read_network, read_plan, read_yaml
 from robal.progress import say
 from robal.selection import in_another_order, named_classes, say_order
@@ -140,10 +140,11 @@ def _order_of(plan: Plan, data: Data, train: str) -> str:
     """What to say of a model whose outputs are in another order than the labels of what it was trained on, or ""."""
     known = there(data.known)
     trained_on = (known >= 0).nonzero().flatten()
-    count = min(max(_LOOKED_AT, 10 * len(data.classes)), len(trained_on))
+    count = min(max(_LOOKED_AT, 3 * len(data.classes)), len(trained_on))
     some = trained_on[torch.linspace(0, len(trained_on) - 1, count).long()]
     network = plan.network(data.images.shape, len(data.classes), 0)
     load_weights(network, Path(plan.start.weights))
+    network = network.to(device_of(plan.device))
     return in_another_order(predict(network, data.images.at_rest(some)), known[some], data.classes, train)
 
 
@@ -197,10 +198,18 @@ def _measured(asked: Evaluation, threat: Threat, data: Data) -> Evaluation:
     attacks = list(asked.each_round)
     if not isinstance(threat, Linf | L2):
         return replace(asked, each_round=tuple(one for one in attacks if isinstance(one, PGD)) or (PGD(steps=50),))
-    root = math.sqrt(math.prod(data.images.shape[1:]))
-    to = threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root
-    eps = float(f"{to:.2g}")
-    other = Monitor(threat=L2(eps) if isinstance(threat, Linf) else Linf(min(eps, 1.0)))
+    other = Monitor(threat=in_the_other_norm(threat, data.images.shape))
     if name_of(other, threat) not in {name_of(one, threat) for one in attacks}:
         attacks.append(other)
     return replace(asked, each_round=tuple(attacks))
+
+
+def in_the_other_norm(threat: Linf | L2, shape: tuple[int, int, int]) -> Linf | L2:
+    """A threat in the norm that nothing was crafted for, about as strong on images of (C, H, W): eps √(H W) / 4 in L2.
+
+    >>> in_the_other_norm(Linf(0.3), (1, 32, 32)), in_the_other_norm(L2(2.4), (1, 32, 32))
+    (L2(eps=2.4), Linf(eps=0.3))
+    """
+    root = math.sqrt(math.prod(shape[1:]))
+    eps = float(f"{threat.eps * root / 4 if isinstance(threat, Linf) else 4 * threat.eps / root:.2g}")
+    return L2(eps) if isinstance(threat, Linf) else Linf(min(eps, 1.0))

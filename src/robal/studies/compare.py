@@ -272,7 +272,7 @@ def joined(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     if not is_study(folder):
         return dict(said)
     old = read_yaml((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
-    plans = [{**(one.get("plan") or {}), "data.folder": ""} for one in (old, said)]
+    plans = [with_data({"plan": one.get("plan")}, Path()) for one in (old, said)]
     if plans[0] != plans[1] or any(old.get(key) != said.get(key) for key in ("preset", "reproduces")):
         return dict(said)
     where = str(folder / FILE)
